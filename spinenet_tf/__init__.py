@@ -1,0 +1,1 @@
+"""spinenet_tf."""

@@ -1,0 +1,1 @@
+"""Backbones as data: specs, catalog, builder, cost."""

@@ -1,0 +1,1 @@
+"""Data sets: preparation, TFRecord, augmentation, input pipeline."""

@@ -1,0 +1,1 @@
+"""Prediction heads on a feature pyramid."""

@@ -1,0 +1,1 @@
+"""Keras layers the backbones and heads are made of."""

@@ -1,0 +1,1 @@
+"""Models: a backbone and its heads, forward only."""

@@ -1,0 +1,1 @@
+"""Pure tensor functions: anchors, boxes, matching, non-maximum suppression."""

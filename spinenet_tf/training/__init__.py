@@ -1,0 +1,1 @@
+"""Training: strategies, schedules, checkpoints, the loop."""

@@ -1,0 +1,1 @@
+"""Pictures: detections, architectures, curves."""

@@ -1,0 +1,24 @@
+"""Shared fixtures: where the real images lie, and a quiet TensorFlow."""
+
+import os
+import pathlib
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def root() -> pathlib.Path:
+  """The checkout."""
+  return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> pathlib.Path:
+  """Folder with real data sets (`bccd`, `coco_sample`); skips, saying so, where there is none."""
+  path = pathlib.Path(os.environ.get("SPINENET_TF_TEST_DATA", ROOT.parent / "shared" / "data"))
+  if not path.is_dir():
+    pytest.skip(f"no real images: {path} is not a folder; set SPINENET_TF_TEST_DATA")
+  return path
