@@ -1,0 +1,226 @@
+"""From an architecture to a Keras model: image in, feature pyramid out.  [SpineNet section 3]"""
+
+from __future__ import annotations
+
+import pathlib
+
+import tensorflow as tf
+
+from spinenet_tf.backbones.catalog import architecture as find_architecture
+from spinenet_tf.backbones.spec import STEM_FILTERS, Architecture
+from spinenet_tf.compat import keras
+from spinenet_tf.errors import UserError
+from spinenet_tf.layers.blocks import Block
+from spinenet_tf.layers.conv_norm import ConvNorm
+from spinenet_tf.layers.resample import Resample
+from spinenet_tf.layers.stochastic_depth import drop_rate
+from spinenet_tf.layers.style import ConvStyle
+
+SALTS_PER_BLOCK = 8  # a block draws for its branch and up to four times for DropBlock
+
+
+def level_size(input_size: tuple[int | None, int | None], level: int) -> tuple[int, int] | None:
+  """Returns the (height, width) of features at a level, ceil(size / 2^level), or None where the input's is not known."""
+  if None in input_size:
+    return None
+  return tuple(-(-side // 2**level) for side in input_size)
+
+
+@keras.utils.register_keras_serializable("spinenet_tf")
+class ScalePermutedBlock(keras.layers.Layer):
+  """A block with its cross-scale connections: resample each parent, sum, activate, then the block and its repeats.
+
+  Args:
+    connections: for each parent, the arguments of its `Resample`.
+    blocks: for each repeat, the arguments of its `Block`.
+    style: a `ConvStyle`, or the dictionary of one.
+
+  Call: list of float[B, H_i, W_i, C_i], the parents first and then the features that the out-degree-0 rule adds as they
+  are -> float[B, H, W, C].
+  """
+
+  def __init__(self, connections: list[dict], blocks: list[dict], style: ConvStyle | dict | None = None, **kwargs):
+    super().__init__(**kwargs)
+    self.connections, self.blocks, self.style = list(connections), list(blocks), ConvStyle.of(style)
+    self.resamples = [
+      Resample(**args, style=self.style, name=f"resample_{i}") for i, args in enumerate(self.connections)
+    ]
+    self.repeats = [Block(**args, style=self.style, name=f"repeat_{i}") for i, args in enumerate(self.blocks)]
+
+  @tf.autograph.experimental.do_not_convert
+  def call(self, inputs: list[tf.Tensor], training: bool | None = None) -> tf.Tensor:
+    """Returns the block's features."""
+    count = len(self.resamples)
+    features = [resample(x, training=training) for resample, x in zip(self.resamples, inputs[:count])]
+    fused = features[0]
+    for other in [*features[1:], *inputs[count:]]:
+      fused = fused + other
+    fused = self.style.activate(fused)
+    for block in self.repeats:
+      fused = block(fused, training=training)
+    return fused
+
+  def get_config(self) -> dict:
+    """Returns the constructor's arguments."""
+    config = {"connections": self.connections, "blocks": self.blocks, "style": self.style.to_dict()}
+    return super().get_config() | config
+
+
+@keras.utils.register_keras_serializable("spinenet_tf")
+class Backbone(keras.Model):
+  """A scale-permuted backbone.
+
+  Args:
+    architecture: an `Architecture`, or the dictionary of one.
+    input_size: (height, width) in pixels; (None, None) for sizes that are multiples of 2^(highest level) but not known.
+    style: a `ConvStyle`, or the dictionary of one.
+    stochastic_depth: drop rate of the last block, rising to it along a line; 0 turns it off.  [protocol C: 0.2]
+    dropblock_keep: keep probability of DropBlock in the permuted blocks; 1 turns it off.  [protocol A]
+    dropblock_size: side of DropBlock's squares, in feature pixels.
+    literal_order: up-sample before the expanding convolutions, as the paper draws it: the same numbers, slower.
+
+  Call: float[B, H, W, 3], normalised pixels -> {"3": float[B, ceil(H / 8), ceil(W / 8), endpoint_filters], ...}.
+  """
+
+  def __init__(
+    self,
+    architecture: Architecture | dict,
+    input_size: tuple[int | None, int | None] = (640, 640),
+    style: ConvStyle | dict | None = None,
+    stochastic_depth: float = 0.0,
+    dropblock_keep: float = 1.0,
+    dropblock_size: int = 7,
+    literal_order: bool = False,
+    name: str | None = None,
+    **kwargs,
+  ):
+    arch, style = find_architecture(architecture), ConvStyle.of(style)
+    size = tuple(input_size)
+    config = {
+      "architecture": arch.to_dict(),
+      "input_size": size,
+      "style": style.to_dict(),
+      "stochastic_depth": stochastic_depth,
+      "dropblock_keep": dropblock_keep,
+      "dropblock_size": dropblock_size,
+      "literal_order": literal_order,
+    }
+    if not 0 <= stochastic_depth < 1:
+      raise UserError(f"stochastic_depth is {stochastic_depth}; it must lie in [0, 1), protocol C has 0.2")
+    images = keras.Input((*size, 3), name="images")
+    features = _stem(arch, images, style)
+    for i in range(len(arch.stem), len(arch.features)):
+      position = i - len(arch.stem)
+      args = {
+        "drop_rate": drop_rate(stochastic_depth, position, len(arch.blocks)),
+        "dropblock_keep": dropblock_keep,
+        "dropblock_size": dropblock_size,
+      }
+      features.append(_permuted_block(arch, i, size, style, literal_order, args)([
+        features[p] for p in (*arch.features[i].parents, *arch.unused_inputs(i))
+      ]))
+    outputs = {}
+    for i, spec in sorted(enumerate(arch.features), key=lambda item: item[1].level):
+      if spec.is_output:
+        endpoint = ConvNorm(arch.endpoint_filters, style=style, name=f"endpoint_{spec.level}")
+        outputs[str(spec.level)] = endpoint(features[i])
+    super().__init__(inputs=images, outputs=outputs, name=name or arch.name, **kwargs)
+    self._config, self._architecture = config, arch
+
+  @property
+  def architecture(self) -> Architecture:
+    """What this backbone was built from."""
+    return self._architecture
+
+  @property
+  def output_specs(self) -> dict[str, tf.TensorShape]:
+    """Shape of every level of the pyramid."""
+    return {level: tf.TensorShape(shape) for level, shape in self.output_shape.items()}
+
+  def get_config(self) -> dict:
+    """Returns the constructor's arguments."""
+    return {"name": self.name, **self._config}
+
+  @classmethod
+  def from_config(cls, config: dict, custom_objects: dict | None = None) -> Backbone:
+    """Builds the backbone that `get_config` describes."""
+    return cls(**config)
+
+
+def _stem(arch: Architecture, images: tf.Tensor, style: ConvStyle) -> list[tf.Tensor]:
+  """Returns the features of the stem: 7x7/2, max-pool, then a chain of blocks."""
+  features = ConvNorm(STEM_FILTERS, 7, 2, style=style, name="stem")(images)
+  features = keras.layers.MaxPool2D(3, 2, "same", name="stem_pool")(features)
+  level, outputs = 2, []
+  for i, spec in enumerate(arch.stem):
+    for repeat in range(arch.block_repeats):
+      strides = 2 ** (spec.level - level)
+      project = strides > 1 or features.shape[-1] != arch.channels(i)
+      name = f"block_{i:02d}/repeat_{repeat}"
+      block = Block(spec.block, arch.filters(spec.level), strides, project, style=style, name=name)
+      features, level = block(features), spec.level
+    outputs.append(features)
+  return outputs
+
+
+def _permuted_block(
+  arch: Architecture, index: int, size: tuple, style: ConvStyle, literal_order: bool, args: dict
+) -> ScalePermutedBlock:
+  spec = arch.features[index]
+  connections = [
+    {
+      "filters": arch.channels(index),
+      "squeeze_filters": arch.squeeze_filters(parent),
+      "levels_down": spec.level - arch.features[parent].level,
+      "output_size": level_size(size, spec.level),
+      "literal_order": literal_order,
+    }
+    for parent in spec.parents
+  ]
+  blocks = [
+    {
+      "block": spec.block,
+      "filters": arch.filters(spec.level),
+      "salt": (index * arch.block_repeats + repeat) * SALTS_PER_BLOCK,
+      **args,
+    }
+    for repeat in range(arch.block_repeats)
+  ]
+  return ScalePermutedBlock(connections, blocks, style=style, name=f"block_{index:02d}")
+
+
+def build_backbone(
+  architecture: str | pathlib.Path | dict | Architecture,
+  input_size: tuple[int | None, int | None] = (640, 640),
+  *,
+  activation: str = "relu",
+  norm_momentum: float = 0.99,
+  norm_epsilon: float = 1e-3,
+  synchronized: bool = False,
+  padding: str = "symmetric",
+  stochastic_depth: float = 0.0,
+  dropblock_keep: float = 1.0,
+  dropblock_size: int = 7,
+) -> Backbone:
+  """Builds a backbone.
+
+  Args:
+    architecture: a catalog name, a path to a JSON file, or an `Architecture`.
+    input_size: (height, width) in pixels, or (None, None).
+    activation: "relu" or "swish".
+    norm_momentum: share of the old moving averages kept at each step.
+    norm_epsilon: added to variances.
+    synchronized: batch statistics of all replicas together.
+    padding: of strided convolutions, see `ConvStyle`.
+    stochastic_depth: drop rate of the last block.
+    dropblock_keep: DropBlock's keep probability; 1 is off.
+    dropblock_size: DropBlock's square, in feature pixels.
+
+  Returns: a Keras model, float[B, H, W, 3] -> {"3": float[B, H / 8, W / 8, C], ..., "7": ...}.
+
+  Raises: UserError for an unknown name or a value outside its range.
+  """
+  style = ConvStyle(activation, norm_momentum, norm_epsilon, synchronized, padding)
+  return Backbone(
+    find_architecture(architecture), input_size, style, stochastic_depth, dropblock_keep, dropblock_size
+  )

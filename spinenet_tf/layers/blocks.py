@@ -1,0 +1,122 @@
+"""Residual and bottleneck blocks.  [SpineNet section 3.2; He et al. 2016; authors' nn_blocks]"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from spinenet_tf.compat import keras
+from spinenet_tf.errors import UserError
+from spinenet_tf.layers.conv_norm import ConvNorm
+from spinenet_tf.layers.dropblock import DropBlock
+from spinenet_tf.layers.stochastic_depth import StochasticDepth
+from spinenet_tf.layers.style import ConvStyle
+
+BOTTLENECK_EXPANSION = 4
+BLOCKS = ("bottleneck", "residual")
+
+
+def block_channels(block: str, filters: int) -> int:
+  """Returns the input and output channels of a block whose 3x3 convolutions have `filters` channels."""
+  return filters * BOTTLENECK_EXPANSION if block == "bottleneck" else filters
+
+
+def kernel_sizes(block: str) -> tuple[int, ...]:
+  """Returns the kernel sizes of a block's convolutions, first to last."""
+  return (1, 3, 1) if block == "bottleneck" else (3, 3)
+
+
+@keras.utils.register_keras_serializable("spinenet_tf")
+class Block(keras.layers.Layer):
+  """One residual or bottleneck block; the stride, if any, is on its first 3x3 convolution.
+
+  residual:   3x3 C - norm - act - 3x3 C - norm; + shortcut; act
+  bottleneck: 1x1 C - norm - act - 3x3 C - norm - act - 1x1 4C - norm; + shortcut; act
+
+  Args:
+    block: "residual" or "bottleneck".
+    filters: C above.
+    strides: 1 or 2.
+    project: the shortcut is a 1x1 convolution and normalisation (needed where channels or size change).
+    drop_rate: stochastic depth's probability of dropping the branch of an image.
+    dropblock_keep: DropBlock's keep probability after every convolution and on the shortcut; 1 turns it off.
+    dropblock_size: DropBlock's square, in feature pixels.
+    salt: number that tells this block's random draws from those of the others.
+    style: a `ConvStyle`, or the dictionary of one.
+
+  Call: float[B, H, W, C'] -> float[B, H / strides, W / strides, C or 4C].
+  """
+
+  def __init__(
+    self,
+    block: str,
+    filters: int,
+    strides: int = 1,
+    project: bool = False,
+    drop_rate: float = 0.0,
+    dropblock_keep: float = 1.0,
+    dropblock_size: int = 7,
+    salt: int = 0,
+    style: ConvStyle | dict | None = None,
+    **kwargs,
+  ):
+    super().__init__(**kwargs)
+    if block not in BLOCKS:
+      raise UserError(f"block is {block!r}; it must be one of {list(BLOCKS)}")
+    self.block, self.filters, self.strides, self.project = block, filters, strides, project
+    self.drop_rate, self.salt = drop_rate, salt
+    self.dropblock_keep, self.dropblock_size = dropblock_keep, dropblock_size
+    self.style = ConvStyle.of(style)
+    sizes = kernel_sizes(block)
+    strided = sizes.index(3)
+    self.convs = []
+    for i, size in enumerate(sizes):
+      last = i == len(sizes) - 1
+      conv = ConvNorm(
+        block_channels(block, filters) if last else filters,
+        size,
+        strides=strides if i == strided else 1,
+        activate=not last,
+        style=self.style,
+        name=f"conv{i + 1}",
+      )
+      self.convs.append(conv)
+    self.shortcut = None
+    if project:
+      channels = block_channels(block, filters)
+      self.shortcut = ConvNorm(channels, strides=strides, activate=False, style=self.style, name="shortcut")
+    self.drop = StochasticDepth(drop_rate, salt=salt, name="stochastic_depth") if drop_rate else None
+    self.dropblocks = []
+    if dropblock_keep < 1:
+      self.dropblocks = [
+        DropBlock(dropblock_keep, dropblock_size, salt=salt + 1 + i, name=f"dropblock_{i}")
+        for i in range(len(sizes) + 1)
+      ]
+
+  @tf.autograph.experimental.do_not_convert
+  def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+    """Returns the block's activated output."""
+    features = inputs
+    for i, conv in enumerate(self.convs):
+      features = conv(features, training=training)
+      if self.dropblocks:
+        features = self.dropblocks[i](features, training=training)
+    shortcut = self.shortcut(inputs, training=training) if self.shortcut else inputs
+    if self.dropblocks:
+      shortcut = self.dropblocks[-1](shortcut, training=training)
+    if self.drop:
+      features = self.drop(features, training=training)
+    return self.style.activate(features + shortcut)
+
+  def get_config(self) -> dict:
+    """Returns the constructor's arguments."""
+    return super().get_config() | {
+      "block": self.block,
+      "filters": self.filters,
+      "strides": self.strides,
+      "project": self.project,
+      "drop_rate": self.drop_rate,
+      "dropblock_keep": self.dropblock_keep,
+      "dropblock_size": self.dropblock_size,
+      "salt": self.salt,
+      "style": self.style.to_dict(),
+    }

@@ -1,0 +1,108 @@
+"""Cross-scale connections: a parent's features brought to the size and width of a block.  [SpineNet section 3.1, fig. 5]"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from spinenet_tf.compat import keras
+from spinenet_tf.errors import UserError
+from spinenet_tf.layers.conv_norm import ConvNorm
+from spinenet_tf.layers.style import ConvStyle
+
+
+def upsample(features: tf.Tensor, factor: int, size: tuple[int, int] | None = None) -> tf.Tensor:
+  """Nearest-neighbour up-sampling.
+
+  Args:
+    features: float[B, H, W, C].
+    factor: each pixel becomes factor x factor pixels, when `size` is None or H * factor by W * factor.
+    size: (height, width) of the result where the sizes do not divide; pixel i then comes from floor(i * H / height).
+
+  Returns: float[B, H * factor, W * factor, C], or float[B, *size, C].
+  """
+  shape = features.shape
+  if size is not None and (shape[1] * factor, shape[2] * factor) != tuple(size):
+    return tf.raw_ops.ResizeNearestNeighbor(images=features, size=size, half_pixel_centers=False)
+  dynamic = tf.shape(features)
+  height, width = (shape[i] if shape[i] is not None else dynamic[i] for i in (1, 2))
+  channels = shape[3]
+  rows = tf.reshape(features, [-1, height, 1, width, 1, channels])
+  repeated = tf.broadcast_to(rows, tf.stack([dynamic[0], height, factor, width, factor, channels]))
+  result = tf.reshape(repeated, [-1, height * factor, width * factor, channels])
+  result.set_shape([shape[0], *(shape[i] and shape[i] * factor for i in (1, 2)), channels])
+  return result
+
+
+@keras.utils.register_keras_serializable("spinenet_tf")
+class Resample(keras.layers.Layer):
+  """One cross-scale connection: squeeze, move to the target's level, expand.
+
+  1x1 to `squeeze_filters` - norm - act; then, going down n levels, 3x3/2 - norm - act and n - 1 times a 3x3/2 max-pool,
+  or, going up, nearest-neighbour up-sampling; 1x1 to `filters` - norm.
+
+  A 1x1 convolution and its normalisation treat every pixel alike, and up-sampling repeats every pixel equally often, so
+  the two commute: batch statistics are the same, too. Going up, the expanding convolution therefore runs before the
+  up-sampling, at 1/4 to 1/1024 of the cost; `literal_order=True` keeps the paper's order, to compare.
+
+  Args:
+    filters: channels of the result, those that the block reads.
+    squeeze_filters: channels of the first convolution, alpha times the parent's filters.
+    levels_down: level of the block minus level of the parent; negative going up, 0 at the same level.
+    output_size: (height, width) of the block's features, or None where sizes are known to divide.
+    literal_order: up-sample before the expanding convolution.
+    style: a `ConvStyle`, or the dictionary of one.
+
+  Call: float[B, H, W, C] -> float[B, ceil(H / 2^levels_down), ceil(W / 2^levels_down), filters].
+  """
+
+  def __init__(
+    self,
+    filters: int,
+    squeeze_filters: int,
+    levels_down: int,
+    output_size: tuple[int, int] | None = None,
+    literal_order: bool = False,
+    style: ConvStyle | dict | None = None,
+    **kwargs,
+  ):
+    super().__init__(**kwargs)
+    if squeeze_filters < 1:
+      raise UserError(f"a connection is squeezed to {squeeze_filters} channels; raise resample_alpha or filter_scale")
+    self.filters, self.squeeze_filters, self.levels_down = filters, squeeze_filters, levels_down
+    self.output_size = tuple(output_size) if output_size else None
+    self.literal_order, self.style = literal_order, ConvStyle.of(style)
+    self.squeeze = ConvNorm(squeeze_filters, style=self.style, name="squeeze")
+    self.down = ConvNorm(squeeze_filters, 3, 2, style=self.style, name="down") if levels_down > 0 else None
+    self.expand = ConvNorm(filters, activate=False, style=self.style, name="expand")
+
+  @tf.autograph.experimental.do_not_convert
+  def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+    """Returns the parent's features at the block's level, not activated."""
+    features = self.squeeze(inputs, training=training)
+    if self.levels_down < 0:
+      factor = 2**-self.levels_down
+      if self.literal_order or not self._repeats_evenly(inputs, factor):
+        return self.expand(upsample(features, factor, self.output_size), training=training)
+      return upsample(self.expand(features, training=training), factor, self.output_size)
+    if self.down:
+      features = self.down(features, training=training)
+      for _ in range(self.levels_down - 1):
+        features = tf.nn.max_pool2d(features, 3, 2, "SAME")
+    return self.expand(features, training=training)
+
+  def _repeats_evenly(self, inputs: tf.Tensor, factor: int) -> bool:
+    """Tells whether up-sampling repeats each pixel equally often: else batch statistics would differ."""
+    if self.output_size is None:
+      return True
+    return (inputs.shape[1] * factor, inputs.shape[2] * factor) == self.output_size
+
+  def get_config(self) -> dict:
+    """Returns the constructor's arguments."""
+    return super().get_config() | {
+      "filters": self.filters,
+      "squeeze_filters": self.squeeze_filters,
+      "levels_down": self.levels_down,
+      "output_size": self.output_size,
+      "literal_order": self.literal_order,
+      "style": self.style.to_dict(),
+    }

@@ -1,0 +1,65 @@
+"""What every convolution of a network has in common: activation, normalisation, padding."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Callable
+
+import tensorflow as tf
+
+from spinenet_tf.compat import keras
+from spinenet_tf.errors import UserError
+
+ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {"relu": tf.nn.relu, "swish": tf.nn.silu}
+PADDINGS = ("symmetric", "same")
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvStyle:
+  """Shared choices of a network's convolutions.
+
+  Attributes:
+    activation: "relu" (protocols A and B) or "swish" (protocol C).  [SpineNet section 5.1]
+    norm_momentum: share of the old moving average kept at each step, in [0, 1). The paper has 0.99.
+    norm_epsilon: added to the variance before the square root. The authors' first configurations have 1e-3.
+    synchronized: batch statistics are those of all replicas rather than of each one.
+    padding: of strided convolutions. "symmetric" pads (k - 1) // 2 zeros on each side, as the authors' code and
+      PyTorch do; "same" is TensorFlow's rule, which on even sizes pads the far side more, as Model Garden does.
+  """
+
+  activation: str = "relu"
+  norm_momentum: float = 0.99
+  norm_epsilon: float = 1e-3
+  synchronized: bool = False
+  padding: str = "symmetric"
+
+  def __post_init__(self):
+    if self.activation not in ACTIVATIONS:
+      raise UserError(f"activation is {self.activation!r}; it must be one of {sorted(ACTIVATIONS)}")
+    if self.padding not in PADDINGS:
+      raise UserError(f"padding is {self.padding!r}; it must be one of {list(PADDINGS)}")
+    if not 0 <= self.norm_momentum < 1:
+      raise UserError(f"norm_momentum is {self.norm_momentum}; it must lie in [0, 1), the paper has 0.99")
+    if not self.norm_epsilon > 0:
+      raise UserError(f"norm_epsilon is {self.norm_epsilon}; it must be above 0, the authors have 1e-3")
+
+  @classmethod
+  def of(cls, value: ConvStyle | dict | None) -> ConvStyle:
+    """Returns `value` as a style: itself, made from its dictionary, or the default for None."""
+    if value is None:
+      return cls()
+    return value if isinstance(value, cls) else cls(**value)
+
+  def to_dict(self) -> dict:
+    """Returns a dictionary of plain values, for `get_config`."""
+    return dataclasses.asdict(self)
+
+  def activate(self, features: tf.Tensor) -> tf.Tensor:
+    """Applies the activation to a tensor of any shape."""
+    return ACTIVATIONS[self.activation](features)
+
+  def norm(self, name: str = "norm", **kwargs) -> keras.layers.Layer:
+    """Returns a new batch normalisation over the last axis."""
+    return keras.layers.BatchNormalization(
+      momentum=self.norm_momentum, epsilon=self.norm_epsilon, synchronized=self.synchronized, name=name, **kwargs
+    )
