@@ -1,0 +1,154 @@
+"""Detections from a RetinaNet's outputs: scores, decoding, class-wise non-maximum suppression [SpineNet's code].
+
+The plain algorithm suppresses each class by itself among all anchors, then keeps the best of all classes. At
+640 pixels that is 76,725 anchors times 80 or 91 classes. Here the best `pre_nms_top_k` pairs (anchor, class)
+of all classes and levels are found first, and one greedy pass, in which only boxes of one class suppress
+each other, runs over them until `max_detections` are found. As the pass goes from high scores to low ones,
+and a pair can only be suppressed by a better one, the result is that of the plain algorithm, unless all of
+this holds: more than `pre_nms_top_k` pairs of an image exceed the threshold, and the best `pre_nms_top_k` of
+them leave fewer than `max_detections`. Then detections with the lowest scores are missing at the end of the
+list. (The plain algorithm limits candidates per class instead, which loses some in its own way.)
+
+The best pairs are found exactly without sorting all scores: a pair among the k best belongs to one of the k
+anchors whose best class scores highest. Nothing here depends on the image's content in shape, so it exports
+and compiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from spinenet_tf.errors import UserError
+from spinenet_tf.ops import boxes as box_ops
+from spinenet_tf.ops.anchors import AnchorConfig, anchors
+
+
+def detect(
+  outputs: Mapping[str, Mapping[str, tf.Tensor]],
+  anchors_config: AnchorConfig,
+  image_size: tuple[int, int],
+  *,
+  num_classes: int,
+  pre_nms_top_k: int = 5000,
+  score_threshold: float = 0.05,
+  iou_threshold: float = 0.5,
+  max_detections: int = 100,
+  legacy_plus_one: bool = False,
+) -> dict[str, tf.Tensor]:
+  """Turns logits and box codes into detections, in float32 whatever the outputs are.
+
+  Args:
+    outputs: "cls_logits" and "box_deltas", each level ("3") -> float[B, H, W, A*K] or [B, H, W, A*4].
+    anchors_config: the anchors the model was built with.
+    image_size: (height, width) of the network's input in pixels.
+    num_classes: K.
+    pre_nms_top_k: pairs (anchor, class) considered per image, over all classes; >= 1.
+    score_threshold: only scores above it count, in [0, 1).
+    iou_threshold: a box is dropped if it overlaps a better one of its class by more than this, in [0, 1].
+    max_detections: D, the most detections per image, over all classes; >= 1.
+    legacy_plus_one: decode as the authors' TF1 code does, see `ops.boxes.decode`.
+
+  Returns: detections by falling score; equal scores by rising anchor, then class:
+    "detection_boxes": float32[B, D, 4], (ymin, xmin, ymax, xmax) in input pixels, clipped to the image; 0 in padding.
+    "detection_scores": float32[B, D], 0 in padding.
+    "detection_classes": int32[B, D], class index 0 ... K-1; -1 in padding.
+    "num_detections": int32[B], the rest of D is padding.
+
+  Raises:
+    UserError: an argument is out of range.
+  """
+  for name, value in (("pre_nms_top_k", pre_nms_top_k), ("max_detections", max_detections)):
+    if value < 1:
+      raise UserError(f"{name} is {value}; it must be 1 or more")
+  if not 0 <= score_threshold < 1:
+    raise UserError(f"score_threshold is {score_threshold}; it must be 0 or more and below 1")
+  if not 0 <= iou_threshold <= 1:
+    raise UserError(f"iou_threshold is {iou_threshold}; it must be between 0 and 1")
+  with tf.name_scope("detect"):
+    levels = anchors(anchors_config, image_size)
+    logits, anchor, label = _best_pairs(outputs["cls_logits"], levels, num_classes, pre_nms_top_k)
+    scores = tf.sigmoid(logits)
+    scores = tf.where(scores > score_threshold, scores, -1.0)
+    deltas = outputs["box_deltas"]
+    deltas = tf.concat([tf.reshape(deltas[k], [tf.shape(deltas[k])[0], -1, 4]) for k in levels], axis=1)
+    deltas = tf.gather(deltas, anchor, batch_dims=1)
+    reference = tf.gather(np.concatenate(list(levels.values())), anchor)
+    boxes = box_ops.decode(deltas, reference, legacy_plus_one=legacy_plus_one)
+    boxes = box_ops.clip(boxes, image_size)
+    return suppress(boxes, scores, label, iou_threshold=iou_threshold, max_detections=max_detections)
+
+
+def _best_pairs(
+  cls_logits: Mapping[str, tf.Tensor], levels: Mapping[str, np.ndarray], num_classes: int, top_k: int
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+  """The pairs (anchor, class) with the highest logits of each image, best first, ties by anchor then class.
+
+  Returns: logits float32[B, T], anchor indices over all levels int32[B, T], classes int32[B, T];
+    T = min(top_k, all pairs).
+  """
+  rows, indices, offset = [], [], 0
+  for name, level_anchors in levels.items():
+    count = len(level_anchors)
+    logits = cls_logits[name]
+    logits = tf.reshape(logits, [tf.shape(logits)[0], count, num_classes])
+    if count > top_k:
+      _, kept = tf.math.top_k(tf.cast(tf.reduce_max(logits, axis=-1), tf.float32), top_k)
+      kept = tf.sort(kept, axis=-1)  # keeps the order of anchors, so that ties fall as documented
+      logits = tf.gather(logits, kept, batch_dims=1)
+    else:
+      kept = tf.broadcast_to(tf.range(count)[None], tf.shape(logits)[:2])
+    rows.append(tf.cast(logits, tf.float32))
+    indices.append(kept + offset)
+    offset += count
+  rows, indices = tf.concat(rows, axis=1), tf.concat(indices, axis=1)
+  total = rows.shape[1]
+  best, flat = tf.math.top_k(tf.reshape(rows, [-1, total * num_classes]), min(top_k, total * num_classes))
+  return best, tf.gather(indices, flat // num_classes, batch_dims=1), flat % num_classes
+
+
+def suppress(
+  boxes: tf.Tensor, scores: tf.Tensor, classes: tf.Tensor, *, iou_threshold: float, max_detections: int
+) -> dict[str, tf.Tensor]:
+  """Greedy non-maximum suppression within classes, for a batch.
+
+  Args:
+    boxes: float32[B, T, 4], (ymin, xmin, ymax, xmax).
+    scores: float32[B, T], falling; below 0 for candidates that do not count.
+    classes: int32[B, T].
+    iou_threshold: overlap above which the lower score is dropped.
+    max_detections: D.
+
+  Returns: as `detect`.
+  """
+  batch, total = tf.shape(scores)[0], tf.shape(scores)[1]
+  order = tf.range(total)[None]
+
+  def condition(step, alive, picks):
+    del picks
+    return (step < max_detections) & tf.reduce_any(alive)
+
+  def body(step, alive, picks):
+    # Scores fall, so the best candidate is the first one alive.
+    pick = tf.argmax(tf.cast(alive, tf.int32), axis=-1, output_type=tf.int32)
+    found = tf.reduce_any(alive, axis=-1)
+    box = tf.gather(boxes, pick, batch_dims=1)[:, None]
+    label = tf.gather(classes, pick, batch_dims=1)[:, None]
+    dropped = (box_ops.iou(box, boxes) > iou_threshold) & (classes == label)
+    alive = alive & ~dropped & (order != pick[:, None])
+    column = tf.where(found, pick, -1)[:, None]
+    picks = tf.where(tf.range(max_detections)[None] == step, column, picks)
+    return step + 1, alive, picks
+
+  state = (tf.constant(0), scores >= 0, tf.fill([batch, max_detections], -1))
+  _, _, picks = tf.while_loop(condition, body, state, maximum_iterations=max_detections)
+  real = picks >= 0
+  index = tf.maximum(picks, 0)
+  return {
+    "detection_boxes": tf.where(real[..., None], tf.gather(boxes, index, batch_dims=1), 0.0),
+    "detection_scores": tf.where(real, tf.gather(scores, index, batch_dims=1), 0.0),
+    "detection_classes": tf.where(real, tf.gather(classes, index, batch_dims=1), -1),
+    "num_detections": tf.reduce_sum(tf.cast(real, tf.int32), axis=-1),
+  }
