@@ -39,7 +39,9 @@ class ScalePermutedBlock(keras.layers.Layer):
   are -> float[B, H, W, C].
   """
 
-  def __init__(self, connections: list[dict], blocks: list[dict], style: ConvStyle | dict | None = None, **kwargs):
+  def __init__(
+    self, connections: list[dict], blocks: list[dict], style: ConvStyle | dict | None = None, **kwargs
+  ):
     super().__init__(**kwargs)
     self.connections, self.blocks, self.style = list(connections), list(blocks), ConvStyle.of(style)
     self.resamples = [
@@ -116,9 +118,11 @@ class Backbone(keras.Model):
         "dropblock_keep": dropblock_keep,
         "dropblock_size": dropblock_size,
       }
-      features.append(_permuted_block(arch, i, size, style, literal_order, args)([
-        features[p] for p in (*arch.features[i].parents, *arch.unused_inputs(i))
-      ]))
+      features.append(
+        _permuted_block(arch, i, size, style, literal_order, args)(
+          [features[p] for p in (*arch.features[i].parents, *arch.unused_inputs(i))]
+        )
+      )
     outputs = {}
     for i, spec in sorted(enumerate(arch.features), key=lambda item: item[1].level):
       if spec.is_output:

@@ -61,5 +61,9 @@ class ConvStyle:
   def norm(self, name: str = "norm", **kwargs) -> keras.layers.Layer:
     """Returns a new batch normalisation over the last axis."""
     return keras.layers.BatchNormalization(
-      momentum=self.norm_momentum, epsilon=self.norm_epsilon, synchronized=self.synchronized, name=name, **kwargs
+      momentum=self.norm_momentum,
+      epsilon=self.norm_epsilon,
+      synchronized=self.synchronized,
+      name=name,
+      **kwargs,
     )
