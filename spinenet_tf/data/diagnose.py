@@ -1,0 +1,75 @@
+"""What went wrong in the input: finds the record behind TensorFlow's error."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import tensorflow as tf
+
+from spinenet_tf.data import meta, records, shards
+from spinenet_tf.errors import UserError
+
+
+@contextlib.contextmanager
+def explain_errors(pattern: meta.Pattern) -> Iterator[None]:
+  """Turns an error of the input pipeline into a UserError that names shard and record; wrap the training
+  loop in it.
+
+  A corrupt record or image is looked for in the files of `pattern` after the failure (each image is decoded
+  once, on all cores); errors that the files do not explain pass unchanged.
+  """
+  try:
+    yield
+  except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+    text = explanation(error, pattern)
+    if text is None:
+      raise
+    raise UserError(text) from error
+
+
+def explanation(error: tf.errors.OpError, pattern: meta.Pattern) -> str | None:
+  """The text for a person, or None where the files are in order."""
+  message = str(error)
+  if records.USER_ERROR in message:
+    text = message.split(records.USER_ERROR, 1)[1].split("\n")[0]
+    return text.rstrip("']\" ")
+  image_words = ("JPEG", "jpeg", "PNG", "GIF", "BMP", "image", "Image")
+  if not isinstance(error, tf.errors.DataLossError) and not any(word in message for word in image_words):
+    return None
+  for file in shards.find(pattern):
+    bad = _first_bad_record(file)
+    if bad:
+      return f"{file}: {bad}; run `prepare` again, or copy the file again, or remove the image"
+  return None
+
+
+def _first_bad_record(file: str) -> str | None:
+  """Reads and decodes everything in a file. Returns: what is wrong with the first bad record, or None."""
+
+  def decodes(number, serialized):
+    record = records.parse(serialized, tf.constant(file))
+    image = tf.io.decode_image(record["encoded"], channels=3, expand_animations=False)
+    return number, tf.size(image)
+
+  numbered = tf.data.TFRecordDataset(file).enumerate()
+  good = -1
+  try:
+    for number, _ in numbered.map(decodes, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True):
+      good = int(number)
+    return None
+  except tf.errors.OpError as error:
+    reason = str(error).split("\n")[0]
+  try:
+    for _, serialized in numbered.skip(good + 1).take(1):
+      example = tf.train.Example.FromString(serialized.numpy())
+      name = example.features.feature["image/source_id"].bytes_list.value
+      called = repr(name[0].decode()) if name else "missing"
+      return f"record {good + 1} (source_id {called}) cannot be decoded: {_short(reason)}"
+  except Exception as error:
+    return f"record {good + 1} cannot be read: {_short(str(error))}"
+  return None
+
+
+def _short(reason: str) -> str:
+  return reason.split("}} ", 1)[-1].split(" [Op:")[0][:200]

@@ -1,0 +1,154 @@
+"""What `prepare` knows about a data set: `meta.json`, beside the TFRecord shards.
+
+  {"format": 1,
+   "categories": [{"id": 1, "name": "cat"}, ...],     sorted by id, original ids
+   "splits": {"train": {"pattern": "train-*.tfrecord", "num_examples": 118287, "num_boxes": 849947,
+                        "shards": {"train-00000-of-00256.tfrecord": {"examples": 463, "bytes": 7000}, ...},
+                        "report": {...}}, ...}}
+
+Training, evaluation, export and prediction take class names and ids from here, so they are said once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Union
+
+from spinenet_tf.errors import UserError
+
+FORMAT = 1
+FILE_NAME = "meta.json"
+Pattern = Union[str, os.PathLike, Sequence[Union[str, os.PathLike]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Category:
+  """One class: `id` as in the annotations (any integer), `name` as people call it."""
+
+  id: int
+  name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Meta:
+  """Classes and splits of a prepared data set.
+
+  Attributes:
+    categories: sorted by id; the position is the model's class index, 0 to num_classes - 1.
+    splits: name -> {"pattern", "num_examples", "num_boxes", "shards", "report", ...}.
+  """
+
+  categories: tuple[Category, ...]
+  splits: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    """Raises UserError for no, repeated or unsorted categories."""
+    ids, names = [c.id for c in self.categories], [c.name for c in self.categories]
+    if not ids:
+      raise UserError("no categories; a detection data set needs at least one class")
+    if any(isinstance(i, bool) or not isinstance(i, int) for i in ids):
+      raise UserError(f"category ids {ids} must be integers")
+    if len(set(ids)) != len(ids) or len(set(names)) != len(names):
+      raise UserError(f"category ids and names must be unique; ids {ids}, names {names}")
+    if ids != sorted(ids):
+      raise UserError(f"categories must be sorted by id; they are in the order {ids}")
+
+  @property
+  def ids(self) -> tuple[int, ...]:
+    """Original category ids by class index."""
+    return tuple(c.id for c in self.categories)
+
+  @property
+  def names(self) -> tuple[str, ...]:
+    """Class names by class index."""
+    return tuple(c.name for c in self.categories)
+
+  @property
+  def num_classes(self) -> int:
+    """Number of classes, background not counted."""
+    return len(self.categories)
+
+  def to_dict(self) -> dict[str, Any]:
+    """The content of meta.json."""
+    categories = [{"id": c.id, "name": c.name} for c in self.categories]
+    return {
+      "format": FORMAT,
+      "categories": categories,
+      "splits": {k: dict(v) for k, v in self.splits.items()},
+    }
+
+  @classmethod
+  def from_dict(cls, content: Any, where: str = FILE_NAME) -> Meta:
+    """Reads the content of meta.json; `where` is named in errors."""
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+      seen = content.get("format") if isinstance(content, dict) else type(content).__name__
+      raise UserError(f"{where}: format {seen!r}, expected {FORMAT}; run `prepare` again to rewrite it")
+    try:
+      categories = tuple(Category(c["id"], str(c["name"])) for c in content["categories"])
+      splits = {str(k): dict(v) for k, v in content.get("splits", {}).items()}
+    except (KeyError, TypeError, AttributeError) as error:
+      raise UserError(f"{where}: malformed ({error!r}); run `prepare` again to rewrite it") from error
+    return cls(categories, splits)
+
+
+def directory(pattern: Pattern) -> str:
+  """The folder of a data set, given the folder, a file in it, or a pattern (or a list: its first entry)."""
+  if not isinstance(pattern, (str, os.PathLike)):
+    pattern = next(iter(pattern), "")
+  text = os.fspath(pattern)
+  return text if _exists(os.path.join(text, FILE_NAME)) else os.path.dirname(text)
+
+
+def load(pattern: Pattern) -> Meta | None:
+  """Reads meta.json from a folder or from beside the files of a pattern.
+
+  Returns: the Meta, or None where there is no meta.json (TFRecords made by other programs).
+  Raises: UserError where the file exists but cannot be used.
+  """
+  path = os.path.join(directory(pattern), FILE_NAME)
+  if not _exists(path):
+    return None
+  try:
+    content = json.loads(_read(path))
+  except ValueError as error:
+    raise UserError(f"{path}: not valid JSON ({error}); run `prepare` again to rewrite it") from error
+  return Meta.from_dict(content, path)
+
+
+def save(meta: Meta, folder: str | os.PathLike) -> str:
+  """Writes meta.json in one step (a reader sees the old file or the new one). Returns: its path."""
+  path = os.path.join(os.fspath(folder), FILE_NAME)
+  text = json.dumps(meta.to_dict(), indent=2) + "\n"
+  temporary = path + ".incomplete"
+  if "://" in path:
+    import tensorflow as tf
+
+    with tf.io.gfile.GFile(temporary, "w") as file:
+      file.write(text)
+    tf.io.gfile.rename(temporary, path, overwrite=True)
+  else:
+    with open(temporary, "w", encoding="utf-8") as file:
+      file.write(text)
+    os.replace(temporary, path)
+  return path
+
+
+def _exists(path: str) -> bool:
+  if "://" not in path:
+    return os.path.exists(path)
+  import tensorflow as tf
+
+  return tf.io.gfile.exists(path)
+
+
+def _read(path: str) -> str:
+  if "://" not in path:
+    with open(path, encoding="utf-8") as file:
+      return file.read()
+  import tensorflow as tf
+
+  with tf.io.gfile.GFile(path, "r") as file:
+    return file.read()

@@ -1,0 +1,53 @@
+"""From pixels to network input, the same for evaluation, prediction and export.
+
+The image is normalised with ImageNet's mean and deviation, its long side is resized to the input (bilinear,
+no anti-aliasing, aspect ratio kept), and zeros of the normalised space fill the bottom and the
+right, as in the authors' code. H, W: the image as given; h, w: the network input.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+MEAN = (0.485, 0.456, 0.406)  # ImageNet RGB mean and deviation of pixels in [0, 1]
+STD = (0.229, 0.224, 0.225)
+GAIN = tuple(1.0 / (255.0 * s) for s in STD)  # normalised = pixel * GAIN + BIAS, pixel in [0, 255]
+BIAS = tuple(-m / s for m, s in zip(MEAN, STD))
+
+
+def scaled_size(size: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+  """The size of an image after its resize into `target`, aspect ratio kept.
+
+  Args:
+    size: int32[2], (height, width) in pixels, > 0.
+    target: float32[2] or int32[2], (height, width) of the canvas in pixels.
+  Returns: int32[2], at least 1; rounded half to even.
+  """
+  size, target = tf.cast(size, tf.float32), tf.cast(target, tf.float32)
+  return tf.maximum(tf.cast(tf.round(size * tf.reduce_min(target / size)), tf.int32), 1)
+
+
+def normalize(image: tf.Tensor) -> tf.Tensor:
+  """Pixels in [0, 255], any real dtype [..., 3] RGB, to float32 of about zero mean and unit deviation."""
+  return tf.cast(image, tf.float32) * tf.constant(GAIN, tf.float32) + tf.constant(BIAS, tf.float32)
+
+
+def denormalize(image: tf.Tensor) -> tf.Tensor:
+  """The inverse of `normalize`: float[..., 3] to uint8[..., 3], for looking at network input."""
+  pixels = (tf.cast(image, tf.float32) - tf.constant(BIAS, tf.float32)) / tf.constant(GAIN, tf.float32)
+  return tf.cast(tf.clip_by_value(tf.round(pixels), 0.0, 255.0), tf.uint8)
+
+
+def preprocess_image(image: tf.Tensor, image_size: tuple[int, int]) -> tuple[tf.Tensor, tf.Tensor]:
+  """One image to network input; deterministic, any image size, works inside a graph.
+
+  Args:
+    image: uint8[H, W, 3] (or float in [0, 255]), RGB.
+    image_size: (h, w) in pixels.
+  Returns: (float32[h, w, 3] normalised, padding 0; float32[2] input pixels per original pixel, (y, x)).
+  """
+  size = tf.shape(image)[:2]
+  scaled = tf.minimum(scaled_size(size, tf.constant(image_size, tf.int32)), image_size)
+  resized = normalize(tf.image.resize(image, scaled))
+  padded = tf.pad(resized, [[0, image_size[0] - scaled[0]], [0, image_size[1] - scaled[1]], [0, 0]])
+  return tf.ensure_shape(padded, (*image_size, 3)), tf.cast(scaled, tf.float32) / tf.cast(size, tf.float32)

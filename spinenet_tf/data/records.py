@@ -1,0 +1,132 @@
+"""Reading one record: the TF Object Detection / Model Garden schema.
+
+Everything but the image and the boxes may be missing, so that files made by other programs work as they are.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+USER_ERROR = "spinenet_tf data error: "  # marks, inside TensorFlow's error text, what `explain_errors` shows
+
+
+def parse(serialized: tf.Tensor, file: tf.Tensor) -> dict[str, tf.Tensor]:
+  """Parses one record without decoding its image.
+
+  Args:
+    serialized: string[], a tf.train.Example.
+    file: string[], the shard it came from, for error texts.
+  Returns: a dict of
+    encoded string[], source_id string[] (else the file name, else a hash of the image),
+    size int32[2] (height, width in pixels as the record says, -1 unknown),
+    boxes float32[N, 4] (ymin, xmin, ymax, xmax) as fractions of the image in [0, 1],
+    labels int64[N] original category ids, is_crowd bool[N], area float32[N] pixels^2 (-1 unknown).
+  Raises: tf.errors.InvalidArgumentError at run time, naming shard and record.
+  """
+
+  def sequence(dtype):
+    return tf.io.FixedLenSequenceFeature([], dtype, allow_missing=True)
+
+  features = {
+    "image/encoded": tf.io.FixedLenFeature([], tf.string, ""),
+    "image/source_id": tf.io.FixedLenFeature([], tf.string, ""),
+    "image/filename": tf.io.FixedLenFeature([], tf.string, ""),
+    "image/height": tf.io.FixedLenFeature([], tf.int64, -1),
+    "image/width": tf.io.FixedLenFeature([], tf.int64, -1),
+    "image/object/class/label": sequence(tf.int64),
+    "image/object/is_crowd": sequence(tf.int64),
+    "image/object/area": sequence(tf.float32),
+  }
+  sides = [f"image/object/bbox/{side}" for side in ("ymin", "xmin", "ymax", "xmax")]
+  features.update({side: sequence(tf.float32) for side in sides})
+  record = tf.io.parse_single_example(serialized, features)
+
+  encoded, source_id = record["image/encoded"], record["image/source_id"]
+  source_id = tf.where(tf.strings.length(source_id) > 0, source_id, record["image/filename"])
+  source_id = tf.cond(
+    tf.strings.length(source_id) > 0,
+    lambda: source_id,
+    lambda: tf.strings.as_string(tf.strings.to_hash_bucket_fast(encoded, 2**22 - 1)),
+  )
+  labels = record["image/object/class/label"]
+  count = tf.size(labels)
+  lengths = tf.stack([tf.size(record[side]) for side in sides])
+  checks = [
+    check(tf.strings.length(encoded) > 0, file, source_id, ["has no image/encoded; every record needs an image"]),
+    check(
+      tf.reduce_all(lengths == count),
+      file,
+      source_id,
+      [
+        "has ",
+        count,
+        " labels but box sides of lengths ",
+        lengths,
+        "; write one label and four sides per object",
+      ],
+    ),
+  ]
+  with tf.control_dependencies(checks):
+    boxes = tf.stack([tf.identity(record[side]) for side in sides], axis=-1)
+  in_range = tf.logical_and(boxes >= -0.5, boxes <= 1.5)  # false for NaN as well
+  text = [
+    "has boxes from ",
+    tf.reduce_min(boxes),
+    " to ",
+    tf.reduce_max(boxes),
+    "; sides are fractions of the image, 0 to 1",
+  ]
+  with tf.control_dependencies([check(tf.reduce_all(in_range), file, source_id, text)]):
+    boxes = tf.clip_by_value(boxes, 0.0, 1.0)
+
+  def optional(name: str, missing: int) -> tf.Tensor:
+    values = record[name]
+    return tf.cond(tf.size(values) == count, lambda: values, lambda: tf.fill([count], tf.cast(missing, values.dtype)))
+
+  return {
+    "encoded": encoded,
+    "source_id": source_id,
+    "size": tf.cast(tf.stack([record["image/height"], record["image/width"]]), tf.int32),
+    "boxes": boxes,
+    "labels": labels,
+    "is_crowd": optional("image/object/is_crowd", 0) > 0,
+    "area": optional("image/object/area", -1),
+  }
+
+
+def class_index(
+  labels: tf.Tensor, class_ids: tuple[int, ...] | None, file: tf.Tensor, source_id: tf.Tensor
+) -> tf.Tensor:
+  """Original category ids int64[N] to model classes int32[N], 0 to K-1; without `class_ids` id - 1.
+
+  Raises: tf.errors.InvalidArgumentError at run time for an id that is not in `class_ids` (or below 1).
+  """
+  if class_ids is None:
+    text = ["has class id ", tf.reduce_min(labels), "; ids start at 1 unless class_ids lists them"]
+    with tf.control_dependencies([check(tf.reduce_all(labels >= 1), file, source_id, text)]):
+      return tf.cast(labels - 1, tf.int32)
+  same = labels[:, tf.newaxis] == tf.constant(class_ids, tf.int64)
+  known = tf.reduce_any(same, axis=1)
+  text = [
+    "has class ids ",
+    tf.boolean_mask(labels, tf.logical_not(known)),
+    f" which are not among the {len(class_ids)} known ones ({_some(class_ids)}); "
+    "give class_ids (meta.json) the classes of these files",
+  ]
+  with tf.control_dependencies([check(tf.reduce_all(known), file, source_id, text)]):
+    return tf.argmax(same, axis=1, output_type=tf.int32)
+
+
+def check(condition: tf.Tensor, file: tf.Tensor, source_id: tf.Tensor, text: list) -> tf.Operation:
+  """Stops the input with `<shard>: record <source_id> <text>` where `condition` is false."""
+
+  def fail():
+    parts = [p if isinstance(p, str) else tf.strings.format("{}", p) for p in text]
+    message = tf.strings.join([USER_ERROR, file, ": record '", source_id, "' ", *parts, "."])
+    return tf.debugging.Assert(False, [message], summarize=-1)
+
+  return tf.cond(condition, tf.no_op, fail)
+
+
+def _some(ids: tuple[int, ...]) -> str:
+  return ", ".join(map(str, ids)) if len(ids) <= 12 else f"{', '.join(map(str, ids[:10]))}, ... {ids[-1]}"
