@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 
 import tensorflow as tf
@@ -39,9 +40,7 @@ class ScalePermutedBlock(keras.layers.Layer):
   are -> float[B, H, W, C].
   """
 
-  def __init__(
-    self, connections: list[dict], blocks: list[dict], style: ConvStyle | dict | None = None, **kwargs
-  ):
+  def __init__(self, connections: list[dict], blocks: list[dict], style: ConvStyle | dict | None = None, **kwargs):
     super().__init__(**kwargs)
     self.connections, self.blocks, self.style = list(connections), list(blocks), ConvStyle.of(style)
     self.resamples = [
@@ -64,8 +63,8 @@ class ScalePermutedBlock(keras.layers.Layer):
 
   def get_config(self) -> dict:
     """Returns the constructor's arguments."""
-    config = {"connections": self.connections, "blocks": self.blocks, "style": self.style.to_dict()}
-    return super().get_config() | config
+    connections, blocks = ([dict(args) for args in group] for group in (self.connections, self.blocks))
+    return super().get_config() | {"connections": connections, "blocks": blocks, "style": self.style.to_dict()}
 
 
 @keras.utils.register_keras_serializable("spinenet_tf")
@@ -129,7 +128,8 @@ class Backbone(keras.Model):
         endpoint = ConvNorm(arch.endpoint_filters, style=style, name=f"endpoint_{spec.level}")
         outputs[str(spec.level)] = endpoint(features[i])
     super().__init__(inputs=images, outputs=outputs, name=name or arch.name, **kwargs)
-    self._config, self._architecture = config, arch
+    self._config_json = json.dumps(config)  # as text: Keras would wrap a dictionary in a tracker of its own
+    self._architecture = arch
 
   @property
   def architecture(self) -> Architecture:
@@ -143,7 +143,7 @@ class Backbone(keras.Model):
 
   def get_config(self) -> dict:
     """Returns the constructor's arguments."""
-    return {"name": self.name, **self._config}
+    return {"name": self.name, **json.loads(self._config_json)}
 
   @classmethod
   def from_config(cls, config: dict, custom_objects: dict | None = None) -> Backbone:
@@ -225,6 +225,4 @@ def build_backbone(
   Raises: UserError for an unknown name or a value outside its range.
   """
   style = ConvStyle(activation, norm_momentum, norm_epsilon, synchronized, padding)
-  return Backbone(
-    find_architecture(architecture), input_size, style, stochastic_depth, dropblock_keep, dropblock_size
-  )
+  return Backbone(find_architecture(architecture), input_size, style, stochastic_depth, dropblock_keep, dropblock_size)

@@ -41,9 +41,7 @@ CATALOG: dict[str, Architecture] = {
     dataclasses.replace(_SPINENET49, name="spinenet49s", filter_scale=0.65, head_filters=128),
     _SPINENET49,
     dataclasses.replace(_SPINENET49, name="spinenet96", block_repeats=2),
-    dataclasses.replace(
-      _SPINENET49, name="spinenet143", block_repeats=3, resample_alpha=1.0, anchor_size=4.0
-    ),
+    dataclasses.replace(_SPINENET49, name="spinenet143", block_repeats=3, resample_alpha=1.0, anchor_size=4.0),
     dataclasses.replace(
       _SPINENET49,
       name="spinenet190",
@@ -84,6 +82,4 @@ def architecture(source: str | pathlib.Path | dict | Architecture) -> Architectu
   for candidate in (name, f"spinenet{name}"):
     if candidate in CATALOG:
       return CATALOG[candidate]
-  raise UserError(
-    f"no architecture named {text!r}; there are {', '.join(CATALOG)}, or give a path that ends in .json"
-  )
+  raise UserError(f"no architecture named {text!r}; there are {', '.join(CATALOG)}, or give a path that ends in .json")

@@ -81,9 +81,7 @@ class _Counter:
     extra = 2 * outputs if extra is None else extra
     run_level = level if run_level is None else run_level
     parameters = extra + (0 if shared else weights)
-    self.convs.append(
-      Conv(part, level, parameters, weights * self.pixels(level), weights * self.pixels(run_level))
-    )
+    self.convs.append(Conv(part, level, parameters, weights * self.pixels(level), weights * self.pixels(run_level)))
 
   def block(self, part: str, block: str, level: int, filters: int, inputs: int, input_level: int) -> None:
     """Adds one residual or bottleneck block, its projection where channels or level change."""

@@ -138,9 +138,7 @@ class Architecture:
     try:
       return cls(**values)
     except TypeError as error:
-      raise UserError(
-        f"not an architecture: {error}; a block has level, block, parents, is_output"
-      ) from error
+      raise UserError(f"not an architecture: {error}; a block has level, block, parents, is_output") from error
 
   def to_json(self, path: str | pathlib.Path | None = None) -> str:
     """Returns JSON text, and writes it to `path` when given."""
@@ -171,9 +169,7 @@ class Architecture:
 
   def describe(self) -> str:
     """Returns a table: index, level, block, parents, output."""
-    rows = [
-      f"{self.name}: scale {self.filter_scale}, alpha {self.resample_alpha}, repeats {self.block_repeats}"
-    ]
+    rows = [f"{self.name}: scale {self.filter_scale}, alpha {self.resample_alpha}, repeats {self.block_repeats}"]
     for i, spec in enumerate(self.features):
       parents = [str(p) for p in (spec.parents if i >= len(self.stem) else (i - 1,) if i else ())]
       parents += [f"+{p}" for p in self.unused_inputs(i)]
@@ -193,25 +189,15 @@ def _validate(arch: Architecture) -> None:
   level = 2
   for i, spec in enumerate(arch.features):
     where = f"{arch.name}, block {i}"
-    if (
-      isinstance(spec.level, bool)
-      or not isinstance(spec.level, int)
-      or not MIN_LEVEL <= spec.level <= MAX_LEVEL
-    ):
-      raise UserError(
-        f"{where}: level is {spec.level!r}; it must be a whole number from {MIN_LEVEL} to {MAX_LEVEL}"
-      )
+    if isinstance(spec.level, bool) or not isinstance(spec.level, int) or not MIN_LEVEL <= spec.level <= MAX_LEVEL:
+      raise UserError(f"{where}: level is {spec.level!r}; it must be a whole number from {MIN_LEVEL} to {MAX_LEVEL}")
     if spec.block not in BLOCKS:
       raise UserError(f"{where}: block is {spec.block!r}; it must be one of {list(BLOCKS)}")
     if i < len(arch.stem):
       if spec.parents or spec.is_output:
-        raise UserError(
-          f"{where} is in the stem, a plain chain; it has no parents of its own and is no output"
-        )
+        raise UserError(f"{where} is in the stem, a plain chain; it has no parents of its own and is no output")
       if not level <= spec.level <= level + 1:
-        raise UserError(
-          f"{where}: stem level is {spec.level} after {level}; it stays or rises by one, from 2 on"
-        )
+        raise UserError(f"{where}: stem level is {spec.level} after {level}; it stays or rises by one, from 2 on")
       level = spec.level
     else:
       _validate_parents(where, i, spec)
@@ -221,21 +207,15 @@ def _validate(arch: Architecture) -> None:
   if len(set(levels)) < len(levels):
     twice = sorted({x for x in levels if levels.count(x) > 1})
     blocks = [i for i, b in enumerate(arch.features) if b.is_output and b.level in twice]
-    raise UserError(
-      f"{arch.name}: level(s) {twice} have more than one output, blocks {blocks}; keep one each"
-    )
+    raise UserError(f"{arch.name}: level(s) {twice} have more than one output, blocks {blocks}; keep one each")
   if sorted(levels) != list(range(min(levels), max(levels) + 1)):
-    raise UserError(
-      f"{arch.name}: output levels are {sorted(levels)}; they must follow each other without a gap"
-    )
+    raise UserError(f"{arch.name}: output levels are {sorted(levels)}; they must follow each other without a gap")
   for field, low in (("filter_scale", 0), ("resample_alpha", 0), ("anchor_size", 0)):
     if not getattr(arch, field) > low:
       raise UserError(f"{arch.name}: {field} is {getattr(arch, field)}; it must be above {low}")
   for field in ("block_repeats", "endpoint_filters", "head_convs", "head_filters"):
     if not (isinstance(getattr(arch, field), int) and getattr(arch, field) >= 1):
-      raise UserError(
-        f"{arch.name}: {field} is {getattr(arch, field)!r}; it must be a whole number from 1 on"
-      )
+      raise UserError(f"{arch.name}: {field} is {getattr(arch, field)!r}; it must be a whole number from 1 on")
   for p in sorted({p for b in arch.blocks for p in b.parents}):
     if arch.squeeze_filters(p) < 1:
       raise UserError(
@@ -251,6 +231,4 @@ def _validate_parents(where: str, index: int, spec: BlockSpec) -> None:
     raise UserError(f"{where}: parents are {spec.parents}; each may stand once")
   for parent in spec.parents:
     if isinstance(parent, bool) or not isinstance(parent, int) or not 0 <= parent < index:
-      raise UserError(
-        f"{where}: parent {parent!r} is not an earlier block; give numbers from 0 to {index - 1}"
-      )
+      raise UserError(f"{where}: parent {parent!r} is not an earlier block; give numbers from 0 to {index - 1}")

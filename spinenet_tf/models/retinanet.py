@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
 
 from spinenet_tf.backbones.builder import Backbone
@@ -57,7 +58,7 @@ class RetinaNet(keras.Model):
     box_tower = Tower(outputs=anchors.per_location * 4, name="box_tower", **towers)
     outputs = {"cls_logits": class_tower(pyramid), "box_deltas": box_tower(pyramid)}
     super().__init__(inputs=backbone.input, outputs=outputs, name=name or f"retinanet_{backbone.name}", **kwargs)
-    self._config = {
+    config = {
       "backbone": backbone.get_config(),
       "num_classes": num_classes,
       "anchors": dataclasses.asdict(anchors),
@@ -65,6 +66,7 @@ class RetinaNet(keras.Model):
       "head_filters": head_filters,
       "prior": prior,
     }
+    self._config_json = json.dumps(config)  # as text: Keras would wrap a dictionary in a tracker of its own
     self._architecture, self._anchors = backbone.architecture, anchors
 
   @property
@@ -80,12 +82,12 @@ class RetinaNet(keras.Model):
   @property
   def num_classes(self) -> int:
     """Classes without background."""
-    return self._config["num_classes"]
+    return json.loads(self._config_json)["num_classes"]
 
   @property
   def input_size(self) -> tuple[int | None, int | None]:
     """(height, width) in pixels."""
-    return tuple(self._config["backbone"]["input_size"])
+    return tuple(json.loads(self._config_json)["backbone"]["input_size"])
 
   @property
   def levels(self) -> tuple[int, ...]:
@@ -94,7 +96,7 @@ class RetinaNet(keras.Model):
 
   def get_config(self) -> dict:
     """Returns the constructor's arguments."""
-    return {"name": self.name, **self._config}
+    return {"name": self.name, **json.loads(self._config_json)}
 
   @classmethod
   def from_config(cls, config: dict, custom_objects: dict | None = None) -> RetinaNet:
@@ -166,4 +168,3 @@ def build_retinanet(
   return RetinaNet(
     backbone, num_classes, anchors, head_convs or arch.head_convs, head_width or arch.head_filters, prior
   )
-
