@@ -1,0 +1,85 @@
+"""What evaluation leaves behind: a table to read and files to keep."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import tensorflow as tf
+
+# Order and meaning are those of pycocotools' summary.
+METRICS = {
+  "AP": "IoU 0.50:0.95, all sizes, 100 detections",
+  "AP50": "IoU 0.50",
+  "AP75": "IoU 0.75",
+  "APs": "small, area below 32 x 32 pixels",
+  "APm": "medium, up to 96 x 96",
+  "APl": "large",
+  "AR1": "average recall, 1 detection for each picture",
+  "AR10": "10 detections",
+  "AR100": "100 detections",
+  "ARs": "100 detections, small",
+  "ARm": "100 detections, medium",
+  "ARl": "100 detections, large",
+}
+
+
+def _number(value: float) -> str:
+  return "-" if math.isnan(value) else f"{value:.3f}"
+
+
+def table(metrics: Mapping[str, Any]) -> str:
+  """Returns readable text: the twelve numbers, then one line for each class, best first; "-" where nothing
+  counts.
+  """
+  lines = [f"{key:<6} {_number(metrics[key]):>6}  {text}" for key, text in METRICS.items()]
+  classes = metrics["per_class"]
+  width = max([5, *(len(name) for name in classes)])
+  lines += ["", f"{'class':<{width}} {'AP':>6} {'AP50':>6} {'AP75':>6} {'objects':>8} {'images':>7}"]
+  rank = sorted(classes.items(), key=lambda x: (math.isnan(x[1]["AP"]), -x[1]["AP"] if x[1]["AP"] == x[1]["AP"] else 0))
+  for name, row in rank:
+    numbers = " ".join(f"{_number(row[key]):>6}" for key in ("AP", "AP50", "AP75"))
+    lines.append(f"{name:<{width}} {numbers} {row['objects']:>8} {row['images']:>7}")
+  return "\n".join(lines)
+
+
+def per_class_csv(metrics: Mapping[str, Any], ids: Iterable[int]) -> str:
+  """Returns CSV text: id, name, AP, AP50, AP75, objects, images; empty fields where a class has no object."""
+  text = io.StringIO()
+  writer = csv.writer(text, lineterminator="\n")
+  writer.writerow(["id", "name", "AP", "AP50", "AP75", "objects", "images"])
+  for number, (name, row) in zip(ids, metrics["per_class"].items()):
+    cells = ["" if math.isnan(row[key]) else f"{row[key]:.6f}" for key in ("AP", "AP50", "AP75")]
+    writer.writerow([number, name, *cells, row["objects"], row["images"]])
+  return text.getvalue()
+
+
+def to_json(value: Any) -> str:
+  """Returns JSON text with null where a number does not exist (JSON knows no NaN)."""
+  return json.dumps(_without_nan(value), indent=2, allow_nan=False) + "\n"
+
+
+def _without_nan(value: Any) -> Any:
+  if isinstance(value, Mapping):
+    return {key: _without_nan(v) for key, v in value.items()}
+  return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def write(path: str, chunks: Iterable[str]) -> None:
+  """Writes a file that is there as a whole or not at all; `path` may be on any file system TensorFlow
+  knows.
+  """
+  temporary = f"{path}.{os.getpid()}.tmp"
+  try:
+    with tf.io.gfile.GFile(temporary, "w") as file:
+      for chunk in chunks:
+        file.write(chunk)
+    tf.io.gfile.rename(temporary, path, overwrite=True)
+  finally:
+    if tf.io.gfile.exists(temporary):
+      tf.io.gfile.remove(temporary)
