@@ -22,6 +22,7 @@ def build_task(name: str, num_classes: int, size: int, **overrides) -> retinanet
   config.model.input_size = [size, size, 3]
   config.model.num_classes = num_classes
   config.model.backbone.spinenet.model_id = MODEL_IDS[name]
+  config.model.backbone.spinenet.stochastic_depth_drop_rate = 0.0
   config.model.anchor.aspect_ratios = [1.0, 2.0, 0.5]
   config.model.norm_activation.norm_momentum = 0.99
   config.model.norm_activation.norm_epsilon = 1e-3
@@ -34,9 +35,7 @@ def build_task(name: str, num_classes: int, size: int, **overrides) -> retinanet
 
 def _rank(layers: list, prefix: str) -> list:
   """Returns the layers called `prefix` or `prefix_N`, in order of creation."""
-  numbered = [
-    (int(m.group(1) or 0), layer) for layer in layers if (m := re.fullmatch(rf"{prefix}_?(\d*)", layer.name))
-  ]
+  numbered = [(int(m.group(1) or 0), layer) for layer in layers if (m := re.fullmatch(rf"{prefix}_?(\d*)", layer.name))]
   return [layer for _, layer in sorted(numbered, key=lambda item: item[0])]
 
 
@@ -49,9 +48,7 @@ def copy_backbone(ours: dict[str, tf.Variable], peer: tf.Module, model: RetinaNe
   for i, spec in enumerate(arch.features[len(arch.stem) :], len(arch.stem)):
     for p, parent in enumerate(spec.parents):
       down = spec.level > arch.features[parent].level
-      units += [
-        f"block_{i:02d}/resample_{p}/{role}" for role in ("squeeze", *(["down"] if down else []), "expand")
-      ]
+      units += [f"block_{i:02d}/resample_{p}/{role}" for role in ("squeeze", *(["down"] if down else []), "expand")]
   units += [f"endpoint_{level}" for level in arch.output_levels]
   assert len(units) == len(convs) == len(norms), (len(units), len(convs), len(norms))
   for unit, conv, norm in zip(units, convs, norms):

@@ -1,0 +1,56 @@
+"""The same weights give the same features as Model Garden's SpineNet, where the two are meant to agree.
+
+They agree with `padding="same"`, the rule Model Garden uses for strided convolutions; ours pads symmetrically, as the
+authors' code does. Up-sampling after the expanding convolution changes nothing, also in training.
+"""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from spinenet_tf.models.naming import named_variables
+from spinenet_tf.models.retinanet import build_retinanet
+
+model_garden = pytest.importorskip("benchmarks.model_garden")
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", params=["spinenet49s", "spinenet96"])
+def pair(request):
+  """Ours with random weights and statistics, Model Garden's with the same ones."""
+  size, classes = 256, 7
+  # the peer's table has 128-wide endpoints for 49S, the paper's parameter count needs 256
+  ours = build_retinanet(request.param, classes, (size, size), padding="same")
+  task = model_garden.build_task(request.param, classes, size)
+  if request.param == "spinenet49s":
+    from official.vision.modeling.backbones import spinenet
+
+    spinenet.SCALING_MAP["49S"]["endpoints_num_filters"] = 256
+    task.task_config.model.head.num_filters = 128
+  peer = task.build_model()
+  peer(tf.zeros([1, size, size, 3]), training=True)
+  model_garden.randomise(named_variables(ours))
+  model_garden.copy_weights(named_variables(ours), peer, ours)
+  return ours, peer
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_outputs_agree(pair, training):
+  ours, peer = pair
+  images = tf.random.stateless_normal([4, 256, 256, 3], [1, 2])
+  tolerance = 1e-3 if training else 1e-4  # batch statistics of 4 x 4 pixels magnify rounding
+  mine = ours(images, training=training)
+  features = peer.backbone(images, training=training)
+  scores, boxes, _ = peer.head(features, training=training)
+  for level in ours.levels:
+    for a, b in ((mine["cls_logits"], scores), (mine["box_deltas"], boxes)):
+      a, b = a[str(level)].numpy(), b[str(level)].numpy()
+      assert np.abs(a - b).max() < tolerance * max(np.abs(b).max(), 1), f"level {level}"
+
+
+def test_parameters_agree_but_for_biases_before_norms(pair):
+  ours, peer = pair
+  count = [sum(int(np.prod(v.shape)) for v in m.trainable_variables) for m in (ours, peer)]
+  biases = 2 * ours.architecture.head_convs * ours.architecture.head_filters
+  assert count[1] - count[0] == biases
