@@ -31,7 +31,7 @@ from spinenet_tf.ops.anchors import AnchorConfig, LevelGrid, grids
 BACKGROUND = -1
 IGNORED = -2
 _FAR = np.array([-2e6, -2e6, -1e6, -1e6], np.float32)
-_CHUNK = 4  # ground truths per turn of the loop: few enough to stay in cache, enough to keep kernels few
+_CHUNK = 8  # ground truths per turn of the loop: few enough to stay in cache, enough to keep kernels few
 
 
 class Targets(NamedTuple):
@@ -72,12 +72,14 @@ def assign(
     valid = (
       (classes >= 0) & tf.reduce_all(sides > 0, axis=-1) & tf.reduce_all(tf.math.is_finite(boxes), axis=-1)
     )
-    # Padding becomes an ordinary box far away: it overlaps nothing, and no arithmetic on it is special. One
-    # more is appended so that there is always a first one.
+    # Padding becomes an ordinary box far away: it overlaps nothing, and no arithmetic on it is special. Some is
+    # appended to fill the last turn of the loop, at least one so that there is always a first box.
     boxes = tf.where(valid[..., None], boxes, tf.constant(_FAR))
-    boxes = tf.concat([boxes, tf.broadcast_to(_FAR, [tf.shape(boxes)[0], 1, 4])], axis=1)
-    classes = tf.pad(classes, [[0, 0], [0, 1]], constant_values=BACKGROUND)
-    valid = tf.pad(valid, [[0, 0], [0, 1]])
+    count = boxes.shape[1] if boxes.shape[1] is not None else tf.shape(boxes)[1]
+    extra = _CHUNK - count % _CHUNK
+    boxes = tf.concat([boxes, tf.broadcast_to(_FAR, [tf.shape(boxes)[0], extra, 4])], axis=1)
+    classes = tf.pad(classes, [[0, 0], [0, extra]], constant_values=BACKGROUND)
+    valid = tf.pad(valid, [[0, 0], [0, extra]])
     truth = _centre_form(boxes)
 
     matched = _best_truth(levels, truth, valid)
@@ -159,12 +161,9 @@ def _best_truth(levels: list[LevelGrid], truth: tf.Tensor, valid: tf.Tensor) -> 
   """int32[B, anchors]: the ground truth an anchor overlaps most, -1 where that IoU is below 1/2."""
   batch, count = tf.shape(truth)[0], tf.shape(truth)[1]
   last = tf.reduce_max(tf.where(valid, tf.range(1, count + 1)[None], 0))
-  filler = tf.broadcast_to(_centre_form(tf.constant([[_FAR]]))[0], [batch, -count % _CHUNK, 4])
-  truth = tf.concat([truth, filler], axis=1)
 
   def body(start, best, index):
-    part = truth[:, start : start + _CHUNK]
-    part = tf.ensure_shape(part, [None, _CHUNK, 4])
+    part = tf.gather(truth, start + tf.range(_CHUNK), axis=1)  # a slice with a moving start has no static shape
     order = start + tf.range(_CHUNK)[None, :, None, None, None]
     new_best, new_index = [], []
     for grid, old_best, old_index in zip(levels, best, index):

@@ -94,19 +94,24 @@ def _best_pairs(
     count = len(level_anchors)
     logits = cls_logits[name]
     logits = tf.reshape(logits, [tf.shape(logits)[0], count, num_classes])
-    if count > top_k:
-      _, kept = tf.math.top_k(tf.cast(tf.reduce_max(logits, axis=-1), tf.float32), top_k)
-      kept = tf.sort(kept, axis=-1)  # keeps the order of anchors, so that ties fall as documented
-      logits = tf.gather(logits, kept, batch_dims=1)
-    else:
-      kept = tf.broadcast_to(tf.range(count)[None], tf.shape(logits)[:2])
+    index = tf.broadcast_to(tf.range(offset, offset + count)[None], tf.shape(logits)[:2])
+    logits, index = _best_anchors(logits, index, top_k)
     rows.append(tf.cast(logits, tf.float32))
-    indices.append(kept + offset)
+    indices.append(index)
     offset += count
-  rows, indices = tf.concat(rows, axis=1), tf.concat(indices, axis=1)
-  total = rows.shape[1]
-  best, flat = tf.math.top_k(tf.reshape(rows, [-1, total * num_classes]), min(top_k, total * num_classes))
-  return best, tf.gather(indices, flat // num_classes, batch_dims=1), flat % num_classes
+  logits, index = _best_anchors(tf.concat(rows, axis=1), tf.concat(indices, axis=1), top_k)
+  total = logits.shape[1] * num_classes
+  best, flat = tf.math.top_k(tf.reshape(logits, [-1, total]), min(top_k, total))
+  return best, tf.gather(index, flat // num_classes, batch_dims=1), flat % num_classes
+
+
+def _best_anchors(logits: tf.Tensor, index: tf.Tensor, count: int) -> tuple[tf.Tensor, tf.Tensor]:
+  """Rows of float[B, N, K] logits and of int32[B, N] indices with the highest best class, `count` or all, in order."""
+  if logits.shape[1] <= count:
+    return logits, index
+  _, kept = tf.math.top_k(tf.cast(tf.reduce_max(logits, axis=-1), tf.float32), count)
+  kept = tf.sort(kept, axis=-1)  # the order of anchors, so that ties fall as documented
+  return tf.gather(logits, kept, batch_dims=1), tf.gather(index, kept, batch_dims=1)
 
 
 def suppress(
@@ -125,6 +130,10 @@ def suppress(
   """
   batch, total = tf.shape(scores)[0], tf.shape(scores)[1]
   order = tf.range(total)[None]
+  ymin, xmin, ymax, xmax = tf.unstack(boxes, axis=-1)
+  area = box_ops.area(boxes)
+  packed = tf.concat([boxes, area[..., None], tf.cast(classes, tf.float32)[..., None]], axis=-1)
+  label = packed[..., 5]
 
   def condition(step, alive, picks):
     del picks
@@ -132,14 +141,15 @@ def suppress(
 
   def body(step, alive, picks):
     # Scores fall, so the best candidate is the first one alive.
-    pick = tf.argmax(tf.cast(alive, tf.int32), axis=-1, output_type=tf.int32)
-    found = tf.reduce_any(alive, axis=-1)
-    box = tf.gather(boxes, pick, batch_dims=1)[:, None]
-    label = tf.gather(classes, pick, batch_dims=1)[:, None]
-    dropped = (box_ops.iou(box, boxes) > iou_threshold) & (classes == label)
-    alive = alive & ~dropped & (order != pick[:, None])
-    column = tf.where(found, pick, -1)[:, None]
-    picks = tf.where(tf.range(max_detections)[None] == step, column, picks)
+    pick = tf.argmax(tf.cast(alive, tf.int32), axis=-1, output_type=tf.int32)[:, None]
+    found = tf.reduce_any(alive, axis=-1, keepdims=True)
+    y0, x0, y1, x1, own_area, own_label = tf.unstack(tf.gather(packed, pick, batch_dims=1), axis=-1)
+    height = tf.maximum(tf.minimum(ymax, y1) - tf.maximum(ymin, y0), 0.0)
+    width = tf.maximum(tf.minimum(xmax, x1) - tf.maximum(xmin, x0), 0.0)
+    common = height * width
+    overlaps = common > iou_threshold * (area + own_area - common)
+    alive = alive & ~((overlaps & (label == own_label)) | (order == pick))
+    picks = tf.where(tf.range(max_detections)[None] == step, tf.where(found, pick, -1), picks)
     return step + 1, alive, picks
 
   state = (tf.constant(0), scores >= 0, tf.fill([batch, max_detections], -1))
