@@ -70,7 +70,7 @@ def from_records(records: Iterable[Mapping[str, Any]]) -> GroundTruth:
 
   Args:
     records: one mapping for each picture: `source_id` text (or bytes, int), `height`, `width` in pixels,
-      `boxes` float[n, 4] (ymin, xmin, ymax, xmax) in original pixels, `classes` int[n] original category ids,
+      `boxes` float[n, 4] (ymin, xmin, ymax, xmax) in original pixels, `class_ids` int[n] original category ids,
       and optionally `is_crowd` bool[n] and `area` float[n] (0 or NaN: that of the box).
 
   Raises: UserError when there is no picture, one comes twice, or lengths differ.
@@ -82,7 +82,7 @@ def from_records(records: Iterable[Mapping[str, Any]]) -> GroundTruth:
     n = len(boxes)
     xywh = np.stack([boxes[:, 1], boxes[:, 0], boxes[:, 3] - boxes[:, 1], boxes[:, 2] - boxes[:, 0]], axis=1)
     area = np.asarray(record.get("area", np.zeros(n)), np.float64).reshape(-1)
-    classes = np.asarray(record["classes"], np.int64).reshape(-1)
+    classes = np.asarray(record["class_ids"], np.int64).reshape(-1)
     crowd = np.asarray(record.get("is_crowd", np.zeros(n)), bool).reshape(-1)
     if not n == len(area) == len(classes) == len(crowd):
       raise UserError(

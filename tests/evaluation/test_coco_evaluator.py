@@ -24,7 +24,7 @@ def record(source_id, boxes=(), classes=(), **more):
     "height": 100,
     "width": 200,
     "boxes": np.array(boxes, np.float32).reshape(-1, 4),
-    "classes": np.array(classes, np.int64),
+    "class_ids": np.array(classes, np.int64),
     **more,
   }
 

@@ -1,0 +1,220 @@
+"""Pictures with labelled boxes.
+
+Colours belong to class ids, whatever the number of classes: the hue advances by the golden ratio, so neighbours differ
+and no palette runs out. Sizes of lines and text follow the picture. Text stands on a filled label in black or white,
+whichever reads better, within the picture. Labels do not cover each other: where a crowd leaves no room, the boxes with
+the lowest scores go without, and their colour tells the class.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from spinenet_tf.errors import UserError
+
+Box = tuple[float, float, float, float]
+_GOLDEN = 0.6180339887498949
+_TRUTH = (255, 255, 255)
+
+
+def color(class_id: int) -> tuple[int, int, int]:
+  """Returns the RGB colour of a class, 0 to 255; any whole number has one, always the same."""
+  index = int(class_id)
+  hue = (0.02 + index * _GOLDEN) % 1.0
+  value = (1.0, 0.8, 0.9)[index % 3]
+  saturation = (0.85, 0.95, 0.6)[index // 3 % 3]
+  return tuple(round(255 * c) for c in colorsys.hsv_to_rgb(hue, saturation, value))
+
+
+def draw(
+  image: np.ndarray | Image.Image,
+  detections: Any = None,
+  *,
+  score_threshold: float = 0.0,
+  truth: Any = None,
+  side_by_side: bool = False,
+  min_size: int = 0,
+) -> Image.Image:
+  """Draws boxes with names and scores, high scores on top.
+
+  Args:
+    image: uint8[H, W, 3] RGB (or [H, W] grey), or a PIL image.
+    detections: `serving.detector.Detections`, or anything with these attributes or keys: `boxes` float[N, 4] (ymin,
+      xmin, ymax, xmax) in pixels of `image`, `classes` int[N], optionally `names` str[N] and `scores` float[N].
+    score_threshold: detections with a lower score are left out.
+    truth: ground truth of the same form, without scores; drawn dashed, or in a picture of its own.
+    side_by_side: ground truth at the left and detections at the right, instead of one picture with both.
+    min_size: the picture is enlarged until its longer side has this many pixels, for text on tiny pictures.
+
+  Returns: an RGB picture; of the size of `image`, unless enlarged or side by side.
+
+  Raises: UserError when the image is no uint8 picture or lengths differ.
+  """
+  picture = _picture(image)
+  zoom = max(1.0, min_size / max(picture.size))
+  if zoom > 1:
+    picture = picture.resize([round(zoom * s) for s in picture.size], Image.Resampling.BICUBIC)
+  found = _marks(detections, zoom, score_threshold)
+  expected = _marks(truth, zoom, 0.0)
+  if side_by_side:
+    right = picture.copy()
+    _draw_marks(picture, expected, dashed=False)
+    _draw_marks(right, found, dashed=False)
+    return grid([picture, right], columns=2)
+  _draw_marks(picture, expected, dashed=True, labels=not found)
+  _draw_marks(picture, found, dashed=False)
+  return picture
+
+
+def grid(
+  images: Sequence[np.ndarray | Image.Image],
+  *,
+  columns: int | None = None,
+  tile: tuple[int, int] | None = None,
+  gap: int = 4,
+) -> Image.Image:
+  """Puts pictures side by side, in rows, each centred in a cell of one size.
+
+  Args:
+    images: uint8[H, W, 3] or PIL images, at least one.
+    columns: pictures in a row; about as many as rows when None.
+    tile: (height, width) that pictures are shrunk or enlarged to fit; the largest picture's when None.
+    gap: pixels between cells.
+
+  Returns: an RGB picture.
+
+  Raises: UserError when there is no image.
+  """
+  pictures = [_picture(image) for image in images]
+  if not pictures:
+    raise UserError("a grid needs at least one image")
+  if tile is not None:
+    for i, picture in enumerate(pictures):
+      zoom = min(tile[1] / picture.width, tile[0] / picture.height)
+      size = [max(1, round(zoom * s)) for s in picture.size]
+      pictures[i] = picture.resize(size, Image.Resampling.BICUBIC)
+  height, width = tile or (max(p.height for p in pictures), max(p.width for p in pictures))
+  columns = min(columns or math.ceil(math.sqrt(len(pictures))), len(pictures))
+  rows = math.ceil(len(pictures) / columns)
+  sheet = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), (32, 32, 32))
+  for i, picture in enumerate(pictures):
+    row, column = divmod(i, columns)
+    left, top = column * (width + gap), row * (height + gap)
+    sheet.paste(picture, (left + (width - picture.width) // 2, top + (height - picture.height) // 2))
+  return sheet
+
+
+def _picture(image: np.ndarray | Image.Image) -> Image.Image:
+  """A copy in RGB."""
+  if isinstance(image, Image.Image):
+    return image.convert("RGB").copy()
+  array = np.asarray(image)
+  if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3) or not array.size:
+    raise UserError(
+      f"an image of {array.dtype}{list(array.shape)} cannot be drawn on; give uint8[H, W, 3], RGB from 0 to 255 "
+      "(data.preprocess.denormalize turns network input back)"
+    )
+  return Image.fromarray(np.ascontiguousarray(array)).convert("RGB")
+
+
+def _marks(source: Any, zoom: float, threshold: float) -> list[tuple[Box, str, int]]:
+  """Boxes as (left, top, right, bottom), label, class; by falling score. Boxes that are not finite are left out."""
+  if source is None:
+    return []
+  get = source.get if isinstance(source, Mapping) else lambda key: getattr(source, key, None)
+  boxes = np.asarray(get("boxes"), np.float64).reshape(-1, 4) * zoom
+  classes = np.asarray(get("classes")).reshape(-1)
+  scores, names = get("scores"), get("names")
+  names = [str(c) for c in classes] if names is None else list(names)
+  order = np.arange(len(boxes))
+  if not len(boxes) == len(classes) == len(names) == len(boxes if scores is None else scores):
+    raise UserError(
+      f"{len(boxes)} boxes, {len(classes)} classes, {len(names)} names and "
+      f"{'no' if scores is None else len(scores)} scores cannot be drawn; there must be one for each box"
+    )
+  if scores is not None:
+    scores = np.asarray(scores, np.float64)
+    names = [f"{name} {100 * score:.0f}%" for name, score in zip(names, scores)]
+    order = np.argsort(-scores, kind="stable")
+    order = order[scores[order] >= threshold]
+  marks = [(tuple(boxes[i, [1, 0, 3, 2]].tolist()), names[i], int(classes[i])) for i in order]
+  return [mark for mark in marks if all(map(math.isfinite, mark[0]))]
+
+
+def _draw_marks(picture: Image.Image, marks: list[tuple[Box, str, int]], *, dashed: bool, labels: bool = True) -> None:
+  pen = ImageDraw.Draw(picture)
+  side = math.sqrt(picture.width * picture.height)
+  line = max(1, round(side / 200))
+  font = ImageFont.load_default(size=max(10, round(side / 38)))
+  width, height = picture.size
+  clipped = []
+  for (left, top, right, bottom), label, class_id in marks:
+    box = (max(0, left), max(0, top), min(width - 1, right), min(height - 1, bottom))
+    if box[0] <= box[2] and box[1] <= box[3]:
+      clipped.append((box, label, class_id))
+  placed: list[tuple[Box, str, int]] = []
+  for box, label, class_id in clipped if labels else ():
+    text = _shorten(label, font, width - 4 * line)
+    place = _place(pen.textbbox((0, 0), text, font=font), box, picture.size, line, [p[0] for p in placed])
+    if place is not None:
+      placed.append((place, text, class_id))
+  for box, _, class_id in reversed(clipped):
+    _outline(pen, box, _TRUTH if dashed else color(class_id), line, dashed)
+  for place, text, class_id in placed:
+    fill = color(class_id)
+    pen.rectangle(place, fill=fill)
+    dark = 0.299 * fill[0] + 0.587 * fill[1] + 0.114 * fill[2] > 140
+    pen.text((place[0] + line, place[1] + line), text, font=font, fill="black" if dark else "white", anchor="lt")
+
+
+def _outline(pen: ImageDraw.ImageDraw, box: Box, fill: tuple[int, int, int], line: int, dashed: bool) -> None:
+  """A rectangle with a thin dark rim, which shows on any background."""
+  left, top, right, bottom = box
+  rim = max(1, line // 2)
+  pen.rectangle((left - rim, top - rim, right + rim, bottom + rim), outline="black", width=line + 2 * rim)
+  if not dashed:
+    pen.rectangle(box, outline=fill, width=line)
+    return
+  step = 4 * line
+  for x in np.arange(left, right, 2 * step):
+    for y in (top, max(top, bottom - line + 1)):
+      pen.rectangle((x, y, min(x + step, right), y + line - 1), fill=fill)
+  for y in np.arange(top, bottom, 2 * step):
+    for x in (left, max(left, right - line + 1)):
+      pen.rectangle((x, y, x + line - 1, min(y + step, bottom)), fill=fill)
+
+
+def _shorten(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+  """The text, or as much of it as fits with an ellipsis."""
+  if font.getlength(text) <= width:
+    return text
+  kept = len(text)
+  while kept > 0 and font.getlength(text[:kept] + "…") > width:
+    kept -= 1
+  return text[:kept] + "…" if kept else ""
+
+
+def _place(extent: Box, box: Box, size: tuple[int, int], line: int, taken: list[Box]) -> Box | None:
+  """Where a label goes: on the box, in it or below it, the first place in the picture that is free; None without one."""
+  width = extent[2] - extent[0] + 2 * line
+  height = extent[3] - extent[1] + 2 * line
+  left, top, right, bottom = box
+  spots = [(x, y) for y in (top - height, top, bottom - height, bottom) for x in (left, right - width)]
+  most = max(0, size[0] - 1 - width), max(0, size[1] - 1 - height)
+  spots = [spot for spot in spots if 0 <= spot[1] <= most[1]] or [(left, min(max(0, top), most[1]))]
+  for x, y in spots:
+    x = min(max(0, x), most[0])
+    place = (x, y, x + width, y + height)
+    if not any(_overlap(place, other) for other in taken):
+      return place
+  return None
+
+
+def _overlap(a: Box, b: Box) -> bool:
+  return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
