@@ -6,7 +6,8 @@ key each, so they are independent and one more operation would not change them.
 
 Only the pixels that are needed are touched: the window is known from the JPEG's header and the draw, so only
 that part is decoded and resized. A JPEG reduced to 1/2 or less is decoded at 1/2, 1/4 or 1/8
-in the DCT domain (a mean over pixels) and resized from there. H, W: the image as stored; h, w: the network input.
+in the DCT domain (a mean over pixels) and resized from there. H, W: the image as stored; h, w: the network
+input.
 """
 
 from __future__ import annotations

@@ -71,6 +71,18 @@ class Meta:
     """Number of classes, background not counted."""
     return len(self.categories)
 
+  def share_smaller(self, split: str, side: float, image_side: int) -> float | None:
+    """Share of a split's objects smaller than `side` pixels, sqrt(box area), at an input of `image_side`
+    pixels.
+
+    With half the smallest anchor as `side` this is the share that a detector will hardly learn.
+    Returns: 0 to 1, to about a percent; None where the split has no report or no objects.
+    """
+    quantiles = self.splits.get(split, {}).get("report", {}).get("size_quantiles")
+    if not quantiles:
+      return None
+    return sum(q * image_side < side for q in quantiles) / len(quantiles)
+
   def to_dict(self) -> dict[str, Any]:
     """The content of meta.json."""
     categories = [{"id": c.id, "name": c.name} for c in self.categories]

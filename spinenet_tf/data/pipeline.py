@@ -1,8 +1,8 @@
 """TFRecord to batches: detection input for training and evaluation.
 
 A training stream is infinite and a pure function of (files, seed): epoch e is read in the order of (seed, e),
-example n is augmented with the key (seed, n), and a stream started at example n continues exactly as one that ran
-there. Neither the clock, the number of threads nor `tf.random.set_seed` changes it.
+example n is augmented with the key (seed, n), and a stream started at example n continues exactly as one
+that ran there. Neither the clock, the number of threads nor `tf.random.set_seed` changes it.
 
 B: batch of this input pipeline, M: max_boxes, h, w: network input, K: number of classes.
 """
@@ -58,7 +58,8 @@ def detection_dataset(
     shuffle_buffer: encoded records held for shuffling (COCO: 0.16 MB each); 0 shuffles the files only.
     cache: hold all encoded records of this pipeline in memory and shuffle them completely; for small sets.
     input_context: this pipeline's place among several; each reads its own part of the files, or of the
-      records where there are fewer files than pipelines. In evaluation all of them give the same number of batches.
+      records where there are fewer files than pipelines. In evaluation all of them give the same number of
+      batches.
   Returns: a dataset of dicts, shapes static:
     image float32[B, h, w, 3] normalised, padding 0;
     boxes float32[B, M, 4], (ymin, xmin, ymax, xmax) in input pixels, crowds left out, 0 where padding;
