@@ -7,6 +7,7 @@ import re
 import numpy as np
 import tensorflow as tf
 from official.core import exp_factory
+from official.vision.modeling.backbones import spinenet
 from official.vision.tasks import retinanet as retinanet_task
 
 import official.vision  # noqa: F401, isort: skip - registers the experiments
@@ -29,6 +30,9 @@ def build_task(name: str, num_classes: int, size: int, **overrides) -> retinanet
   config.model.norm_activation.activation = "relu"
   config.model.norm_activation.use_sync_bn = False
   config.losses.l2_weight_decay = 4e-5
+  if name == "spinenet49s":  # towers as wide as the paper's; its endpoints too
+    spinenet.SCALING_MAP["49S"]["endpoints_num_filters"] = 256
+    config.model.head.num_filters = 128
   config.override(overrides, is_strict=True)
   return retinanet_task.RetinaNetTask(config)
 
