@@ -39,24 +39,22 @@ def focal_loss_sum(
     shape = tf.shape(logits)
     x = tf.cast(tf.reshape(logits, [shape[0], -1, num_classes]), tf.float32)
     counted = tf.cast(targets > -2, tf.float32)
-    positive = tf.cast(targets >= 0, tf.float32)
-    label = tf.maximum(targets, 0)
+    positive = targets >= 0
 
     value, slope = _negative(x, gamma)
-    at_label = tf.gather(x, label, batch_dims=2)  # [B, anchors]
-    negative_value, negative_slope = _negative(at_label, gamma)
+    at_label = tf.gather(x, tf.maximum(targets, 0), batch_dims=2)  # [B, anchors]
     # The loss of a target class is that of another class at -x.
     positive_value, positive_slope = _negative(-at_label, gamma)
-    extra_value = alpha * positive_value - (1 - alpha) * negative_value
-    extra_slope = -alpha * positive_slope - (1 - alpha) * negative_slope
-    total = (1 - alpha) * tf.reduce_sum(tf.reduce_sum(value, axis=-1) * counted)
-    total += tf.reduce_sum(extra_value * positive)
+    extra = alpha * positive_value - (1 - alpha) * _negative(at_label, gamma)[0]
+    # Anchor by anchor, before the long sum: the confident right answer cancels only what it added itself.
+    per_anchor = (1 - alpha) * tf.reduce_sum(value, axis=-1) + tf.where(positive, extra, 0.0)
+    total = tf.reduce_sum(per_anchor * counted)
 
     def grad(upstream):
       upstream = tf.cast(upstream, tf.float32)
       result = slope * ((1 - alpha) * upstream * counted)[..., None]
-      extra = extra_slope * positive * upstream
-      result += tf.where(tf.range(num_classes) == label[..., None], extra[..., None], 0.0)
+      at_positive = (-alpha * upstream) * positive_slope[..., None]
+      result = tf.where(tf.range(num_classes) == targets[..., None], at_positive, result)
       return tf.cast(tf.reshape(result, shape), dtype)
 
     return total, grad

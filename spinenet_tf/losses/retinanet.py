@@ -96,9 +96,7 @@ class RetinaNetLoss:
         for k in levels
       ]
     )
-    box = tf.add_n(
-      [huber_loss_sum(outputs["box_deltas"][k], targets.boxes[k], self.huber_delta) for k in levels]
-    )
+    box = tf.add_n([huber_loss_sum(outputs["box_deltas"][k], targets.boxes[k], self.huber_delta) for k in levels])
     normalizer = self._normalizer(targets, num_positives)
     cls, box = cls / normalizer, box / (4.0 * normalizer)
     return {"cls": cls, "box": box, "total": cls + self.box_weight * box}

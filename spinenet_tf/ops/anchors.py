@@ -48,9 +48,7 @@ class AnchorConfig:
     if self.num_scales < 1:
       raise UserError(f"num_scales is {self.num_scales}; a location needs at least 1")
     if not self.aspect_ratios or not all(0 < ratio < math.inf for ratio in self.aspect_ratios):
-      raise UserError(
-        f"aspect_ratios is {self.aspect_ratios}; give one or more positive numbers (width / height)"
-      )
+      raise UserError(f"aspect_ratios is {self.aspect_ratios}; give one or more positive numbers (width / height)")
     if not 0 < self.anchor_size < math.inf:
       raise UserError(f"anchor_size is {self.anchor_size}; it must be positive (the authors have 3 or 4)")
 

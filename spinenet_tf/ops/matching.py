@@ -48,9 +48,7 @@ class Targets(NamedTuple):
   num_positives: tf.Tensor
 
 
-def assign(
-  config: AnchorConfig, image_size: tuple[int, int], boxes: tf.Tensor, classes: tf.Tensor
-) -> Targets:
+def assign(config: AnchorConfig, image_size: tuple[int, int], boxes: tf.Tensor, classes: tf.Tensor) -> Targets:
   """Assigns ground truth to anchors, for a batch of padded images.
 
   No gradient flows through the result. Shapes are static but for the batch; compiles under XLA.
@@ -69,9 +67,7 @@ def assign(
     boxes = tf.stop_gradient(tf.cast(boxes, tf.float32))
     classes = tf.cast(classes, tf.int32)
     sides = boxes[..., 2:] - boxes[..., :2]
-    valid = (
-      (classes >= 0) & tf.reduce_all(sides > 0, axis=-1) & tf.reduce_all(tf.math.is_finite(boxes), axis=-1)
-    )
+    valid = (classes >= 0) & tf.reduce_all(sides > 0, axis=-1) & tf.reduce_all(tf.math.is_finite(boxes), axis=-1)
     # Padding becomes an ordinary box far away: it overlaps nothing, and no arithmetic on it is special. Some is
     # appended to fill the last turn of the loop, at least one so that there is always a first box.
     boxes = tf.where(valid[..., None], boxes, tf.constant(_FAR))
@@ -105,9 +101,7 @@ def _centre_form(boxes: tf.Tensor) -> tf.Tensor:
   return tf.concat([(low + high) / 2, high - low], axis=-1)
 
 
-def _overlap(
-  centres: np.ndarray, sides: np.ndarray, truth_centre: tf.Tensor, truth_side: tf.Tensor
-) -> tf.Tensor:
+def _overlap(centres: np.ndarray, sides: np.ndarray, truth_centre: tf.Tensor, truth_side: tf.Tensor) -> tf.Tensor:
   """Lengths of intersections along one axis.
 
   Args:
@@ -169,9 +163,7 @@ def _best_truth(levels: list[LevelGrid], truth: tf.Tensor, valid: tf.Tensor) -> 
     for grid, old_best, old_index in zip(levels, best, index):
       height = _overlap(grid.y, grid.heights, part[..., 0], part[..., 2])
       width = _overlap(grid.x, grid.widths, part[..., 1], part[..., 3])
-      ratio = (
-        height[..., None] * width[..., None, :] / _area_sum(grid, part)[..., None, None]
-      )  # [B, chunk, A, H, W]
+      ratio = height[..., None] * width[..., None, :] / _area_sum(grid, part)[..., None, None]  # [B, chunk, A, H, W]
       top = tf.reduce_max(ratio, axis=1)
       first = tf.reduce_min(tf.where(ratio == top[:, None], order, count), axis=1)
       new_index.append(tf.where(top > old_best, first, old_index))

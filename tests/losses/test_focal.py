@@ -50,7 +50,7 @@ def test_value_and_gradient(alpha, gamma):
   value, gradient = ours(logits, targets, alpha, gamma)
   assert value.dtype == tf.float32 and value.shape == []
   np.testing.assert_allclose(value, expected, rtol=1e-5)
-  np.testing.assert_allclose(gradient, slope, rtol=1e-4, atol=2e-6)
+  np.testing.assert_allclose(gradient, slope, rtol=1e-4, atol=1e-6)
 
 
 def test_hand_worked():
@@ -98,7 +98,7 @@ def test_compiled_and_called_again(jit):
     expected, slope = reference(logits, targets, 0.25, 1.5)
     value, gradient = run(logits, targets, factor)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
-    np.testing.assert_allclose(gradient, factor * slope, rtol=1e-4, atol=2e-6)
+    np.testing.assert_allclose(gradient, factor * slope, rtol=1e-4, atol=1e-6)
 
 
 def test_gradient_reaches_what_made_the_logits():

@@ -1,5 +1,7 @@
 """Box loss and the RetinaNet loss: hand-worked values, normalisers over replicas."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,6 +12,12 @@ from spinenet_tf.losses.focal import focal_loss_sum
 from spinenet_tf.losses.retinanet import RetinaNetLoss
 from spinenet_tf.ops.anchors import AnchorConfig, feature_size
 from spinenet_tf.ops.matching import assign
+
+# Two CPU devices for the tests of replicas. Devices are fixed when TensorFlow starts, so this comes first.
+_CPU = tf.config.list_physical_devices("CPU")[0]
+if len(tf.config.get_logical_device_configuration(_CPU) or ()) < 2:
+  with contextlib.suppress(RuntimeError):
+    tf.config.set_logical_device_configuration(_CPU, [tf.config.LogicalDeviceConfiguration()] * 2)
 
 SIZE, K, CONFIG = (64, 64), 3, AnchorConfig()
 
@@ -104,14 +112,8 @@ def run_on_replicas(loss, strategy, outputs, boxes, classes, weight):
 
 @pytest.fixture(scope="module")
 def two_replicas():
-  devices = tf.config.list_logical_devices("CPU")
-  if len(devices) < 2:
-    try:
-      tf.config.set_logical_device_configuration(
-        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-      )
-    except RuntimeError:
-      pytest.skip("TensorFlow started with one CPU device in this process; run this file by itself")
+  if len(tf.config.list_logical_devices("CPU")) < 2:
+    pytest.skip("TensorFlow started with one CPU device before this file was read; run it by itself")
   return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
@@ -155,7 +157,7 @@ def test_learns_the_boxes():
   "wrong", [{"alpha": 2.0}, {"gamma": -1.0}, {"huber_delta": 0.0}, {"box_weight": -1.0}, {"normalizer": "batch"}]
 )
 def test_refuses(wrong):
-  with pytest.raises(UserError, match=list(wrong)[0]):
+  with pytest.raises(UserError, match=next(iter(wrong))):
     RetinaNetLoss(K, **wrong)
 
 

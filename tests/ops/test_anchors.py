@@ -51,7 +51,7 @@ def test_same_as_model_garden(size):
   ],
 )
 def test_refuses(wrong):
-  with pytest.raises(UserError, match=list(wrong)[0]):
+  with pytest.raises(UserError, match=next(iter(wrong))):
     AnchorConfig(**wrong)
   with pytest.raises(UserError, match="image_size"):
     anchors(AnchorConfig(), (0, 64))

@@ -180,5 +180,5 @@ def test_saved_model_with_any_batch(tmp_path):
   ],
 )
 def test_refuses(wrong):
-  with pytest.raises(UserError, match=list(wrong)[0]):
+  with pytest.raises(UserError, match=next(iter(wrong))):
     detect(random_outputs(np.random.default_rng(0), 1), CONFIG, SIZE, num_classes=CLASSES, **wrong)
