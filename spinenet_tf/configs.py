@@ -1,0 +1,191 @@
+"""gin: from files and command-line bindings to an `Experiment`. The only module that imports gin.
+
+Names that files can bind: `model.*`, `data.*`, `schedule.*`, `loss.*`, `detection.*`, `train.*`, and the parameters of
+optimizers, which `train.optimizer` refers to: `@sgd`, `@adam`, `@rmsprop`, and with tensorflow-addons `@tfa.LAMB` and
+its like. The fields are those of the classes in `training.settings` and of `training.schedules.Schedule`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pathlib
+import re
+from collections.abc import Sequence
+
+import gin
+
+from spinenet_tf.compat import TF_VERSION
+from spinenet_tf.errors import UserError
+from spinenet_tf.training import optimizers, settings
+from spinenet_tf.training.schedules import Schedule
+
+_PARTS = {
+  "model": settings.ModelSettings,
+  "data": settings.DataSettings,
+  "schedule": Schedule,
+  "loss": settings.LossSettings,
+  "detection": settings.DetectionSettings,
+  "train": settings.RunSettings,
+}
+_BUILDERS = {name: gin.external_configurable(part, name=name) for name, part in _PARTS.items()}
+
+for _optimizer in (optimizers.sgd, optimizers.adam, optimizers.rmsprop):
+  gin.external_configurable(_optimizer)
+
+ADDONS = ("LAMB", "LazyAdam", "RectifiedAdam", "NovoGrad", "Yogi", "AdaBelief", "AdamW", "SGDW")
+
+
+def _register_addons() -> bool:
+  """Makes the optimizers of tensorflow-addons bindable, where it is installed and imports. Returns: whether it does."""
+  if TF_VERSION > (2, 15) or importlib.util.find_spec("tensorflow_addons") is None:
+    return False
+  import warnings
+
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # it announces its end of life at length
+    import tensorflow_addons
+
+  for name in ADDONS:
+    gin.external_configurable(getattr(tensorflow_addons.optimizers, name), module="tfa", name=name)
+
+  def lookahead(learning_rate, inner=optimizers.sgd, sync_period: int = 6, slow_step_size: float = 0.5):
+    """Returns the optimizer `inner` under Lookahead."""
+    return tensorflow_addons.optimizers.Lookahead(inner(learning_rate), sync_period, slow_step_size)
+
+  gin.external_configurable(lookahead, module="tfa", name="Lookahead")
+  return True
+
+
+_HAS_ADDONS = _register_addons()
+
+
+def experiments_directory() -> pathlib.Path:
+  """The checkout's folder of gin files, beside the package."""
+  return pathlib.Path(__file__).resolve().parent.parent / "experiments"
+
+
+def parse(gin_files: Sequence[str], gin_params: Sequence[str] = ()) -> None:
+  """Reads gin files, in order, then bindings; later ones win.
+
+  Includes are looked up in the working directory, beside each of the files, and in `experiments/`; so are the files.
+
+  Raises: UserError on one line, with file and line, for whatever gin objects to.
+  """
+  gin.clear_config()
+  files = [_find(name) for name in gin_files]
+  for folder in (*(file.parent for file in files), experiments_directory()):
+    gin.add_config_file_search_path(str(folder))
+  try:
+    gin.parse_config_files_and_bindings([str(f) for f in files], list(gin_params), finalize_config=True)
+  except Exception as error:  # gin raises ValueError, IOError, TypeError, SyntaxError, RuntimeError
+    raise UserError(_explain(error, files, gin_params)) from error
+
+
+def experiment() -> settings.Experiment:
+  """Builds the experiment that the parsed configuration describes.
+
+  Raises: UserError for values out of range.
+  """
+  try:
+    return settings.Experiment(**{name: build() for name, build in _BUILDERS.items()})
+  except UserError as error:
+    raise UserError(_plain(error)) from error
+  except Exception as error:
+    raise UserError(_explain(error, [], [])) from error
+
+
+def bound_text() -> str:
+  """Returns all bindings, as a gin file that gives the same experiment again."""
+  return gin.config_str()
+
+
+def operative_text() -> str:
+  """Returns the values in force, defaults included, of everything that was built."""
+  return gin.operative_config_str()
+
+
+def unused_bindings() -> list[str]:
+  """Returns the bindings that nothing used so far, as "a.b", and macros by name."""
+  bound, operative = gin.config._CONFIG, gin.config._OPERATIVE_CONFIG
+  used = {selector: set(values) for (_, selector), values in operative.items() if selector != "gin.macro"}
+  used_macros = {scope for (scope, selector) in operative if selector == "gin.macro"}
+  unused = []
+  for (scope, selector), values in bound.items():
+    if selector == "gin.macro":
+      unused += [] if scope in used_macros else [scope]
+      continue
+    short = selector.split(".")[-1]
+    unused += [f"{short}.{name}" for name in values if name not in used.get(selector, set())]
+  return sorted(unused)
+
+
+def check_unused(optional: Sequence[str] = ()) -> None:
+  """Checks that every binding took effect; called when everything is built.
+
+  Args:
+    optional: bindings that need not, as `unused_bindings` spells them.
+
+  Raises: UserError that names them.
+  """
+  if left := [name for name in unused_bindings() if name not in optional]:
+    raise UserError(
+      f"nothing used the binding(s) {', '.join(left)}; mistyped, or meant for a part that this experiment does not have: "
+      "remove them, or list them in train.optional_bindings"
+    )
+
+
+def _find(name: str) -> pathlib.Path:
+  for folder in (pathlib.Path(), experiments_directory(), experiments_directory().parent):
+    path = folder / os.path.expanduser(name)
+    if path.is_file():
+      return path
+  raise UserError(f"no gin file {name!r}; those of this package lie in {experiments_directory()}")
+
+
+def _plain(error: BaseException) -> str:
+  """The text of an error without what gin appends to it."""
+  return str(error).split("\n  In call to configurable")[0].strip()
+
+
+def _explain(error: Exception, files: Sequence[pathlib.Path], params: Sequence[str]) -> str:
+  """One line about what gin found wrong, with file and line."""
+  text = _plain(error)
+  if ("NoneType" in text and "iterable" in text) or "Unable to open file" in text:
+    return f"{_missing_include(files)}; includes are looked up in experiments/, beside the file, and here"
+  place = re.search(r'In (?:file )?"?([^"\n]+\.gin)"?, line (\d+)', str(error))
+  where = f"{place[1]}, line {place[2]}: " if place else ""
+  message = re.sub(r"\s+", " ", text.split("\n  In ")[0].split("\nIn ")[0]).strip()
+  hint = ""
+  if "No configurable matching" in text:
+    hint = f"; known: {', '.join(sorted(_PARTS))}, and the optimizers sgd, adam, rmsprop"
+    if "tfa" in text and not _HAS_ADDONS:
+      hint = "; tensorflow-addons cannot be used here: it needs TensorFlow 2.15 and Python below 3.12"
+  elif "doesn't have any parameter" in text or "has no parameter" in text or "No parameter named" in text:
+    hint = _parameters_hint(text)
+  return f"{where}{message}{hint}"
+
+
+def _parameters_hint(text: str) -> str:
+  for name, part in _PARTS.items():
+    if re.search(rf"\b{name}\b", text):
+      return f"; {name} has: {', '.join(part.__dataclass_fields__)}"
+  return ""
+
+
+def _missing_include(files: Sequence[pathlib.Path]) -> str:
+  """Names the first include that no search path has."""
+  roots = [pathlib.Path(), *(f.parent for f in files), experiments_directory()]
+  pending, seen = list(files), set()
+  while pending:
+    file = pending.pop()
+    for number, line in enumerate(file.read_text().splitlines(), 1):
+      if not (match := re.match(r"""\s*include\s+['"]([^'"]+)['"]""", line)):
+        continue
+      found = next((root / match[1] for root in roots if (root / match[1]).is_file()), None)
+      if found is None:
+        return f"{file}, line {number}: there is no file {match[1]!r} to include"
+      if found not in seen:
+        seen.add(found)
+        pending.append(found)
+  return "a file to include was not found"

@@ -1,0 +1,230 @@
+"""Checkpoints of a run: the latest few for resuming, the best one for using, and weights to start from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import tensorflow as tf
+
+from spinenet_tf.compat import keras
+from spinenet_tf.errors import UserError
+from spinenet_tf.models.naming import named_variables, variable_tree
+from spinenet_tf.training.strategy import Worker
+
+LATEST, BEST = "checkpoints", "best"
+_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+
+
+class Checkpoints:
+  """Saves and restores a run.
+
+  A checkpoint is complete before the state file names it, and the state file is replaced in one step, so a process
+  killed at any time leaves the last good checkpoint in use.
+
+  Args:
+    directory: of the run; checkpoints go to its `checkpoints/` and `best/`.
+    model: whose variables are saved by name.
+    optimizer: with its slots.
+    global_step: of the run.
+    keep: how many of the latest stay.
+    worker: all workers save, as some variables live on all of them; only the chief's files are kept.
+  """
+
+  def __init__(
+    self,
+    directory: str | os.PathLike,
+    model: keras.Model,
+    optimizer: tf.Module,
+    global_step: tf.Variable,
+    *,
+    keep: int = 3,
+    worker: Worker | None = None,
+  ):
+    worker = worker or Worker()
+    self._directory = pathlib.Path(directory)
+    tree = variable_tree(model)
+    self._all = tf.train.Checkpoint(model=tree, optimizer=optimizer, global_step=global_step)
+    self._weights = tf.train.Checkpoint(model=tree, global_step=global_step)
+    self._step = global_step
+    self._is_chief = worker.is_chief
+    place = self._directory if worker.is_chief else self._directory / f".worker_{worker.index}"
+    self._latest = tf.train.CheckpointManager(self._all, str(place / LATEST), keep, checkpoint_name="step")
+    self._best = tf.train.CheckpointManager(self._weights, str(place / BEST), 1, checkpoint_name="step")
+    self._saved_step: int | None = None
+
+  def restore(self) -> str | None:
+    """Restores the latest checkpoint of the run. Returns: its path, or None when there is none."""
+    path = tf.train.latest_checkpoint(str(self._directory / LATEST))
+    if path is None:
+      return None
+    with _explained(f"cannot read checkpoint {path}", "remove it, and the run resumes from the one before"):
+      self._all.restore(path).assert_existing_objects_matched()
+    self._saved_step = int(self._step.numpy())
+    return path
+
+  def save(self) -> str | None:
+    """Saves the state, unless that of this step is saved. Returns: the path, or None.
+
+    Raises: UserError when the file system refuses, a full disk for example; earlier checkpoints stay as they are.
+    """
+    step = int(self._step.numpy())
+    if step == self._saved_step:
+      return None
+    path = self._write(self._latest, step)
+    self._saved_step = step
+    return path
+
+  def save_best(self, metrics: dict[str, float], key: str = "AP") -> bool:
+    """Saves the weights as the best when `metrics[key]` is above that of the best so far. Returns: whether it was."""
+    value = metrics[key]
+    if not math.isfinite(value) or value <= (self.best() or {}).get(key, -math.inf):
+      return False
+    step = int(self._step.numpy())
+    self._write(self._best, step)
+    if self._is_chief:
+      numbers = {k: v for k, v in metrics.items() if isinstance(v, float) and math.isfinite(v)}
+      _write_json(self._directory / BEST / "metrics.json", {"step": step, **numbers})
+    return True
+
+  def best(self) -> dict[str, float] | None:
+    """Returns step and metrics of the best checkpoint, or None."""
+    path = self._directory / BEST / "metrics.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+  def _write(self, manager: tf.train.CheckpointManager, step: int) -> str:
+    last = manager.latest_checkpoint
+    remedy = f"free some space and start again; the last good checkpoint is {last or 'none yet'}"
+    with _explained(f"cannot save the checkpoint of step {step} in {manager.directory}", remedy):
+      try:
+        return manager.save(checkpoint_number=step)
+      except BaseException:
+        _remove_parts(manager.directory, step)
+        raise
+
+
+@contextmanager
+def _explained(what: str, remedy: str) -> Iterator[None]:
+  try:
+    yield
+  except (tf.errors.OpError, OSError, AssertionError) as error:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    raise UserError(f"{what}: {reason}; {remedy}") from error
+
+
+def _remove_parts(directory: str, step: int) -> None:
+  """Removes what an interrupted save left, where the file system lets it."""
+  for path in pathlib.Path(directory).glob(f"step-{step}[._]*"):
+    try:
+      if path.is_dir():
+        tf.io.gfile.rmtree(str(path))
+      else:
+        path.unlink()
+    except OSError:
+      continue
+
+
+def _write_json(path: pathlib.Path, value: dict) -> None:
+  temporary = path.with_suffix(".incomplete")
+  temporary.write_text(json.dumps(value, indent=2) + "\n")
+  os.replace(temporary, path)
+
+
+def find(path: str | os.PathLike, prefer_best: bool = True) -> str:
+  """Returns the prefix of a checkpoint.
+
+  Args:
+    path: a prefix such as "runs/a/checkpoints/step-500", a folder of checkpoints, or a run directory.
+    prefer_best: of a run directory, take best/ rather than the latest.
+
+  Raises: UserError when there is no checkpoint.
+  """
+  text = os.fspath(path)
+  if tf.io.gfile.exists(text + ".index"):
+    return text
+  folders = [BEST, LATEST] if prefer_best else [LATEST, BEST]
+  for folder in (*folders, ""):
+    if found := tf.train.latest_checkpoint(os.path.join(text, folder) if folder else text):
+      return found
+  raise UserError(
+    f"no checkpoint at {text!r}; give a run directory, its {BEST}/ or {LATEST}/, or a prefix that FILE.index belongs to"
+  )
+
+
+def restore_weights(model: keras.Model, prefix: str) -> int:
+  """Restores all of a model's variables from a checkpoint. Returns: the step it was saved at, 0 when not told.
+
+  Raises: UserError when a variable is missing or has another shape; it names some.
+  """
+  report = load_matching(model, prefix)
+  if report.missing or report.wrong_shape:
+    raise UserError(f"{prefix} is not a checkpoint of this model:\n{report}")
+  reader = tf.train.load_checkpoint(prefix)
+  return int(reader.get_tensor("global_step" + _SUFFIX)) if reader.has_tensor("global_step" + _SUFFIX) else 0
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadReport:
+  """What `load_matching` did, by variable name; `str` gives it as a table."""
+
+  source: str
+  matched: tuple[str, ...]
+  missing: tuple[str, ...]
+  wrong_shape: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+  unused: tuple[str, ...]
+
+  def __str__(self) -> str:
+    lines = [
+      f"weights from {self.source}",
+      f"  matched      {len(self.matched):5d}  taken from the checkpoint",
+      f"  missing      {len(self.missing):5d}  not in the checkpoint, start afresh{_some(self.missing)}",
+      f"  wrong shape  {len(self.wrong_shape):5d}  start afresh",
+      f"  unused       {len(self.unused):5d}  in the checkpoint only{_some(self.unused)}",
+    ]
+    for name, ours, theirs in self.wrong_shape[:10]:
+      lines.append(f"    {name}: model {list(ours)}, checkpoint {list(theirs)}")
+    return "\n".join(lines)
+
+
+def _some(names: tuple[str, ...], count: int = 3) -> str:
+  return f": {', '.join(names[:count])}{', ...' if len(names) > count else ''}" if names else ""
+
+
+def load_matching(model: keras.Model, prefix: str) -> LoadReport:
+  """Takes the variables of equal name and shape from a checkpoint, and leaves the others as they are.
+
+  Args:
+    model: built.
+    prefix: of a checkpoint whose keys follow variable names, see `models.naming`.
+
+  Returns: what matched and what did not.
+
+  Raises: UserError when nothing matches, or the file cannot be read.
+  """
+  with _explained(f"cannot read checkpoint {prefix}", "give another one"):
+    reader = tf.train.load_checkpoint(prefix)
+    shapes = reader.get_variable_to_shape_map()
+  saved = {k[len("model/") : -len(_SUFFIX)]: v for k, v in shapes.items() if k.startswith("model/") and _SUFFIX in k}
+  saved = {k: v for k, v in saved.items() if "/.OPTIMIZER_SLOT" not in k}
+  matched, missing, wrong = [], [], []
+  for name, variable in named_variables(model).items():
+    if name not in saved:
+      missing.append(name)
+    elif tuple(saved[name]) != tuple(variable.shape):
+      wrong.append((name, tuple(variable.shape), tuple(saved[name])))
+    else:
+      variable.assign(reader.get_tensor(f"model/{name}{_SUFFIX}"))
+      matched.append(name)
+  unused = sorted(set(saved) - set(matched) - {name for name, *_ in wrong})
+  report = LoadReport(prefix, tuple(matched), tuple(missing), tuple(wrong), tuple(unused))
+  if not matched:
+    raise UserError(
+      f"no variable of the model is in {prefix}, with {len(saved)} variables{_some(tuple(sorted(saved)))}; the model has "
+      f"{_some(tuple(missing))[2:]}: the checkpoint belongs to another architecture or was not saved by this package"
+    )
+  return report

@@ -1,0 +1,59 @@
+"""Evaluating a run after the fact; the evaluation itself is the one of training."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from spinenet_tf.data.pipeline import explain_errors
+from spinenet_tf.training import checkpoints, inputs, strategy
+from spinenet_tf.training.evaluator import Evaluator
+from spinenet_tf.training.run_directory import RunDirectory
+from spinenet_tf.training.settings import Experiment
+from spinenet_tf.training.setup import model_description
+
+
+class Evaluated(NamedTuple):
+  """Metrics as `Evaluator.evaluate` returns them, a table to read, and what was evaluated."""
+
+  metrics: dict[str, Any]
+  table: str
+  checkpoint: str
+  step: int
+
+
+def evaluate(
+  experiment: Experiment,
+  model_dir: str | os.PathLike,
+  *,
+  checkpoint: str | None = None,
+  output_dir: str | os.PathLike | None = None,
+) -> Evaluated:
+  """Evaluates a checkpoint.
+
+  Args:
+    experiment: whose evaluation data, model and thresholds count.
+    model_dir: the run.
+    checkpoint: prefix or folder; None takes the run's best, else its latest.
+    output_dir: where `CocoEvaluator.save` writes; None writes nothing.
+
+  Raises: UserError when there is no checkpoint or it belongs to another model.
+  """
+  prefix = checkpoints.find(checkpoint or model_dir)
+  data = inputs.resolve(experiment.data, experiment.model, training=False)
+  strategy.set_precision(experiment.train.precision)
+  devices = strategy.make_strategy(experiment.train.strategy, experiment.train.tpu)
+  replicas = devices.num_replicas_in_sync
+  if checkpoint is None:
+    RunDirectory(model_dir).check_same(model_description(experiment.model, data, experiment.detection, replicas))
+  with devices.scope():
+    model = experiment.model.build(data.num_classes, replicas)
+    step = checkpoints.restore_weights(model, prefix)
+  evaluator = Evaluator(devices, model, data, experiment.detection)
+  with explain_errors(data.eval_pattern):
+    metrics = evaluator.evaluate(tf.constant(-1))
+  if output_dir is not None and strategy.Worker.of(devices).is_chief:
+    evaluator.coco.save(output_dir)
+  return Evaluated(metrics, evaluator.coco.table(), prefix, step)

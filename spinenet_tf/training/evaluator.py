@@ -1,0 +1,116 @@
+"""Evaluation, the same during training and after: detections of a whole data set against COCO's metric."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import orbit
+import tensorflow as tf
+
+from spinenet_tf.data.preprocess import denormalize
+from spinenet_tf.evaluation.coco import CocoEvaluator
+from spinenet_tf.models.retinanet import RetinaNet
+from spinenet_tf.ops import nms
+from spinenet_tf.training.inputs import Inputs
+from spinenet_tf.training.settings import DetectionSettings
+from spinenet_tf.visualize.boxes import draw
+
+
+class Evaluator(orbit.AbstractEvaluator):
+  """Runs the model over the evaluation examples; `evaluate(-1)` over all, `evaluate(n)` over n batches.
+
+  Args:
+    strategy: that the model was built under.
+    model: built.
+    inputs: with an evaluation pattern.
+    detection: thresholds of the post-processing.
+    pictures: how many of the first images are drawn into the TensorBoard summary.
+  """
+
+  def __init__(
+    self,
+    strategy: tf.distribute.Strategy,
+    model: RetinaNet,
+    inputs: Inputs,
+    detection: DetectionSettings,
+    pictures: int = 0,
+  ):
+    self._strategy, self._model, self._inputs, self._pictures = strategy, model, inputs, pictures
+    self._detection = dataclasses.asdict(detection)
+    self._dataset: tf.distribute.DistributedDataset | None = None
+    self._coco: CocoEvaluator | None = None
+    self._detect = tf.function(self._detect_batch, autograph=False)
+
+  @property
+  def coco(self) -> CocoEvaluator:
+    """The evaluator with the detections of the last evaluation, for its table and files."""
+    if self._coco is None:
+      self._coco = self._inputs.evaluator()
+    return self._coco
+
+  def evaluate(self, num_steps: tf.Tensor) -> dict[str, Any]:
+    """Evaluates.
+
+    Args:
+      num_steps: int32[], batches; -1 for all.
+
+    Returns: COCO's twelve numbers, and "class_AP/NAME" for each class; floats in [0, 1], NaN without such objects.
+    """
+    if self._dataset is None:
+      self._dataset = self._inputs.evaluation(self._strategy)
+    self.coco.reset()
+    drawn: list[np.ndarray] = []
+    for number, batch in enumerate(self._dataset):
+      if number == int(num_steps):
+        break
+      detections = {key: self._gather(value) for key, value in self._detect(batch["image"]).items()}
+      facts = {key: self._gather(batch[key]) for key in ("source_id", "original_size", "scale", "is_real")}
+      self.coco.update(detections, facts)
+      if len(drawn) < self._pictures:
+        drawn += self._draw(batch, detections, facts, self._pictures - len(drawn))
+    for i, picture in enumerate(drawn):
+      tf.summary.image(f"validation/{i}", picture[None])
+    result = dict(self.coco.result())
+    per_class = result.pop("per_class")
+    return {**result, **{f"class_AP/{name}": row["AP"] for name, row in per_class.items()}}
+
+  def _detect_batch(self, images: Any) -> dict[str, Any]:
+    return self._strategy.run(self._detect_replica, args=(images,))
+
+  def _detect_replica(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+    outputs = self._model(images, training=False)
+    return nms.detect(
+      outputs,
+      self._model.anchors,
+      self._model.input_size,
+      num_classes=self._model.num_classes,
+      **self._detection,
+    )
+
+  def _gather(self, value: Any) -> np.ndarray:
+    """Joins what the replicas have, in order."""
+    return np.concatenate([part.numpy() for part in self._strategy.experimental_local_results(value)])
+
+  def _draw(
+    self, batch: dict[str, Any], detections: dict[str, np.ndarray], facts: dict[str, np.ndarray], count: int
+  ) -> list[np.ndarray]:
+    """Returns up to `count` pictures, ground truth at the left and detections at the right."""
+    images = denormalize(self._gather(batch["image"])[:count]).numpy()
+    boxes, classes = self._gather(batch["boxes"]), self._gather(batch["classes"])
+    names = [category["name"] for category in self._inputs.categories]
+    pictures = []
+    for i in np.flatnonzero(facts["is_real"][:count]):
+      found = _marks(detections["detection_boxes"][i], detections["detection_classes"][i], names)
+      found["scores"] = detections["detection_scores"][i][: len(found["boxes"])]
+      truth = _marks(boxes[i], classes[i], names)
+      picture = draw(images[i], found, truth=truth, side_by_side=True, score_threshold=0.3)
+      pictures.append(np.asarray(picture))
+    return pictures
+
+
+def _marks(boxes: np.ndarray, classes: np.ndarray, names: list[str]) -> dict[str, Any]:
+  """What `visualize.boxes.draw` takes, without the padding (class -1) that comes last."""
+  count = int((classes >= 0).sum())
+  return {"boxes": boxes[:count], "classes": classes[:count], "names": [names[c] for c in classes[:count]]}

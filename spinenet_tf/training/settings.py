@@ -1,0 +1,222 @@
+"""What an experiment consists of, as plain values: the model, the data, the run. Nothing here builds anything."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, Callable
+
+from spinenet_tf.backbones.catalog import architecture as find_architecture
+from spinenet_tf.backbones.spec import Architecture
+from spinenet_tf.errors import UserError
+from spinenet_tf.models.retinanet import RetinaNet, build_retinanet
+from spinenet_tf.ops.anchors import AnchorConfig
+from spinenet_tf.training import optimizers
+from spinenet_tf.training.schedules import Duration, Schedule
+
+
+def as_size(size: int | Sequence[int]) -> tuple[int, int]:
+  """Returns (height, width) of a side or a pair, in pixels.
+
+  Raises: UserError when it is neither, or not positive.
+  """
+  pair = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, (list, tuple)) else ()
+  if len(pair) != 2 or not all(isinstance(s, int) and s > 0 for s in pair):
+    raise UserError(f"model.image_size is {size!r}; it must be a side in pixels such as 640, or (height, width)")
+  return pair
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+  """A RetinaNet; every field means what it does for `build_retinanet`, except:
+
+  Attributes:
+    num_classes: None takes the number from the data set's meta.json.
+    image_size: side in pixels, or (height, width); of the model and of the data.
+    anchor_size: None takes the architecture's.
+    synchronized: None synchronises batch statistics when there are several replicas.
+  """
+
+  architecture: str | dict = "spinenet49"
+  num_classes: int | None = None
+  image_size: Any = 640
+  head_convs: int | None = None
+  head_width: int | None = None
+  anchor_size: float | None = None
+  num_scales: int = 3
+  aspect_ratios: tuple[float, ...] = (1.0, 2.0, 0.5)
+  min_level: int = 3
+  max_level: int = 7
+  activation: str = "relu"
+  stochastic_depth: float = 0.0
+  dropblock_keep: float = 1.0
+  dropblock_size: int = 7
+  synchronized: bool | None = None
+  norm_momentum: float = 0.99
+  norm_epsilon: float = 1e-3
+  padding: str = "symmetric"
+  prior: float = 0.01
+
+  @property
+  def size(self) -> tuple[int, int]:
+    """(height, width) in pixels."""
+    return as_size(self.image_size)
+
+  def find_architecture(self) -> Architecture:
+    """Returns the architecture that the name, file or dictionary stands for."""
+    return find_architecture(self.architecture)
+
+  def anchors(self) -> AnchorConfig:
+    """Returns the anchors."""
+    size = self.anchor_size or self.find_architecture().anchor_size
+    return AnchorConfig(self.min_level, self.max_level, self.num_scales, tuple(self.aspect_ratios), size)
+
+  def arguments(self, num_classes: int, replicas: int = 1) -> dict[str, Any]:
+    """Returns the keyword arguments of `build_retinanet` but for the architecture, as plain values."""
+    anchors = dataclasses.asdict(self.anchors())
+    same = ("head_convs", "head_width", "activation", "stochastic_depth", "dropblock_keep", "dropblock_size")
+    same += ("norm_momentum", "norm_epsilon", "padding", "prior", "min_level", "max_level")
+    return {
+      "num_classes": num_classes,
+      "input_size": list(self.size),
+      "anchors": anchors,
+      "synchronized": replicas > 1 if self.synchronized is None else self.synchronized,
+      **{name: getattr(self, name) for name in same},
+    }
+
+  def build(self, num_classes: int, replicas: int = 1) -> RetinaNet:
+    """Builds the model."""
+    arguments = self.arguments(num_classes, replicas)
+    arguments.update(input_size=self.size, anchors=self.anchors())
+    return build_retinanet(self.find_architecture(), **arguments)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+  """Training and evaluation examples.
+
+  Attributes:
+    directory: folder with the TFRecord files and, unless they come from elsewhere, meta.json.
+    train_split, eval_split: names of splits in meta.json; eval_split None trains without evaluation.
+    train_pattern, eval_pattern: file patterns that take the place of the splits'.
+    annotation_file: COCO annotation JSON to evaluate against; None evaluates against the records themselves.
+    num_train_examples: examples of one epoch; None takes the number from meta.json, else counts the records.
+    batch_size: examples of one forward and backward pass, over all replicas.
+    eval_batch_size: the same in evaluation; None takes batch_size.
+    scale_jitter: range of the random scale of training images.
+    flip: whether half of the training images are mirrored.
+    max_boxes: objects kept for each image.
+    shuffle_buffer: examples among which the next one is drawn.
+    cache: keep the encoded records in memory.
+  """
+
+  directory: str | None = None
+  train_split: str = "train"
+  eval_split: str | None = "val"
+  train_pattern: Any = None
+  eval_pattern: Any = None
+  annotation_file: str | None = None
+  num_train_examples: int | None = None
+  batch_size: int = 256
+  eval_batch_size: int | None = None
+  scale_jitter: tuple[float, float] = (0.5, 2.0)
+  flip: bool = True
+  max_boxes: int = 100
+  shuffle_buffer: int = 10_000
+  cache: bool = False
+
+  def __post_init__(self):
+    for name in ("batch_size", "eval_batch_size", "max_boxes"):
+      value = getattr(self, name)
+      if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise UserError(f"data.{name} is {value!r}; it must be a whole number from 1 on")
+
+
+@dataclasses.dataclass(frozen=True)
+class LossSettings:
+  """The RetinaNet loss; fields are those of `losses.retinanet.RetinaNetLoss`."""
+
+  alpha: float = 0.25
+  gamma: float = 1.5
+  huber_delta: float = 0.1
+  box_weight: float = 50.0
+  normalizer: str = "global"
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectionSettings:
+  """From predictions to detections; fields are those of `ops.nms.detect`."""
+
+  pre_nms_top_k: int = 5000
+  score_threshold: float = 0.05
+  iou_threshold: float = 0.5
+  max_detections: int = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings:
+  """How long, on what, and what is kept. Durations are steps (an int), "N steps" or "N epochs".
+
+  Attributes:
+    duration: of the run.
+    strategy: "auto", "one_device", "mirrored", "multi_worker" or "tpu".
+    tpu: name or address of the TPU, for strategy "tpu".
+    precision: "float32", "mixed_bfloat16" or "mixed_float16".
+    accumulation: batches whose gradients are averaged for one optimizer step.
+    clip_norm: largest global norm of the gradient; 0 does not clip.  [10 in the authors' RetinaNet configs]
+    weight_decay: of kernels, see `optimizers.l2_loss`.
+    optimizer: function from a learning rate to a Keras legacy optimizer.
+    seed: of initial weights, data order, augmentation and random layers.
+    initial_checkpoint: a run directory, its best/, or a checkpoint, from which weights of equal name and shape are
+      taken when the run starts; a run that resumes does not read it.
+    freeze: regular expressions, searched in variable names; what they find is not trained.
+    log_interval: steps between two lines of progress.
+    checkpoint_interval: between two checkpoints.
+    keep_checkpoints: how many of the latest ones stay.
+    eval_interval: between two evaluations; there is one more at the end.
+    pictures: validation images drawn at each evaluation.
+    optional_bindings: gin bindings (as "a.b", or a macro's name) that may go unused.
+  """
+
+  duration: Duration = "350 epochs"
+  strategy: str = "auto"
+  tpu: str = ""
+  precision: str = "float32"
+  accumulation: int = 1
+  clip_norm: float = 10.0
+  weight_decay: float = 4e-5
+  optimizer: Callable[..., optimizers.Optimizer] = optimizers.sgd
+  seed: int = 0
+  initial_checkpoint: str | None = None
+  freeze: tuple[str, ...] = ()
+  log_interval: Duration = 100
+  checkpoint_interval: Duration = "1 epochs"
+  keep_checkpoints: int = 3
+  eval_interval: Duration = "10 epochs"
+  pictures: int = 4
+  optional_bindings: tuple[str, ...] = ()
+
+  def __post_init__(self):
+    if not isinstance(self.accumulation, int) or self.accumulation < 1:
+      raise UserError(f"train.accumulation is {self.accumulation!r}; it must be a whole number from 1 on")
+    for name in ("clip_norm", "weight_decay"):
+      value = getattr(self, name)
+      if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
+        raise UserError(f"train.{name} is {value!r}; it must be a number from 0 on, 0 turns it off")
+    if self.keep_checkpoints < 1:
+      raise UserError(f"train.keep_checkpoints is {self.keep_checkpoints}; it must be at least 1")
+    if isinstance(self.freeze, str):
+      raise UserError(f"train.freeze is the text {self.freeze!r}; it must be a list of patterns, ['{self.freeze}']")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """Everything that decides what a run computes."""
+
+  model: ModelSettings = ModelSettings()
+  data: DataSettings = DataSettings()
+  schedule: Schedule = dataclasses.field(default_factory=Schedule)
+  loss: LossSettings = LossSettings()
+  detection: DetectionSettings = DetectionSettings()
+  train: RunSettings = RunSettings()

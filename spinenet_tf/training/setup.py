@@ -1,0 +1,150 @@
+"""Builds what an experiment describes: strategy, data, model, optimizer, checkpoints. Checks come first."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any
+
+import orbit
+import tensorflow as tf
+
+from spinenet_tf.errors import UserError
+from spinenet_tf.losses.retinanet import RetinaNetLoss
+from spinenet_tf.models.retinanet import RetinaNet
+from spinenet_tf.training import checkpoints, checks, inputs, optimizers, strategy
+from spinenet_tf.training.evaluator import Evaluator
+from spinenet_tf.training.freeze import freeze
+from spinenet_tf.training.run_directory import FORMAT, RunDirectory
+from spinenet_tf.training.schedules import LearningRate, steps_per_epoch, to_steps
+from spinenet_tf.training.settings import Experiment, ModelSettings
+from spinenet_tf.training.step import RetinaNetStep
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """The run in steps."""
+
+  epoch: int
+  total: int
+  log: int
+  checkpoint: int
+  evaluate: int
+  batch: int
+
+
+@dataclasses.dataclass
+class Setup:
+  """A run, built and restored, about to take its next step."""
+
+  experiment: Experiment
+  run: RunDirectory
+  worker: strategy.Worker
+  strategy: tf.distribute.Strategy
+  inputs: inputs.Inputs
+  plan: Plan
+  rate: LearningRate
+  model: RetinaNet
+  step: RetinaNetStep
+  checkpoints: checkpoints.Checkpoints
+  evaluator: Evaluator | None
+  notes: list[str]
+
+  @property
+  def global_step(self) -> int:
+    """Steps done."""
+    return int(self.step.global_step.numpy())
+
+
+def make_plan(experiment: Experiment, num_examples: int) -> Plan:
+  """Returns the durations of an experiment in steps.
+
+  Raises: UserError for a duration that is none or too short.
+  """
+  train = experiment.train
+  batch = experiment.data.batch_size * train.accumulation
+  epoch = steps_per_epoch(num_examples, batch)
+  total = to_steps(train.duration, epoch)
+  if total < 1:
+    raise UserError(f"train.duration {train.duration!r} is no step; it must be at least one")
+  intervals = [
+    min(total, max(1, to_steps(value, epoch, total)))
+    for value in (train.log_interval, train.checkpoint_interval, train.eval_interval)
+  ]
+  return Plan(epoch, total, *intervals, batch)
+
+
+def model_description(
+  settings: ModelSettings, data: inputs.Inputs, detection: Any, replicas: int = 1
+) -> dict[str, Any]:
+  """Returns the content of model.json: all that is needed to build the model again, without gin."""
+  return {
+    "format": FORMAT,
+    "task": "retinanet",
+    "architecture": settings.find_architecture().to_dict(),
+    "model": settings.arguments(data.num_classes, replicas),
+    "categories": data.categories,
+    "detection": dataclasses.asdict(detection),
+  }
+
+
+def build(experiment: Experiment, model_dir: str | os.PathLike) -> Setup:
+  """Builds a run and restores its latest checkpoint, or the initial one.
+
+  Args:
+    experiment: what to run.
+    model_dir: the run directory.
+
+  Raises: UserError for everything that can be known to fail.
+  """
+  train, settings = experiment.train, experiment.model
+  optimizers.check(train.optimizer)
+  settings.find_architecture()
+  checks.check_image_size(settings)
+  data = inputs.resolve(experiment.data, settings)
+  if train.initial_checkpoint:
+    checkpoints.find(train.initial_checkpoint)
+  plan = make_plan(experiment, data.num_examples)
+  rate = experiment.schedule.resolve(batch=plan.batch, epoch=plan.epoch, total=plan.total)
+  strategy.set_precision(train.precision)
+  devices = strategy.make_strategy(train.strategy, train.tpu)
+  replicas = devices.num_replicas_in_sync
+  checks.check_batch(experiment.data.batch_size, replicas)
+  worker = strategy.Worker.of(devices)
+  run = RunDirectory(model_dir, writes=worker.is_chief)
+  run.check_same(model_description(settings, data, experiment.detection, replicas))
+  run.prepare()
+
+  tf.random.set_seed(train.seed)
+  with devices.scope():
+    model = settings.build(data.num_classes, replicas)
+    variables = freeze(model, train.freeze)
+    global_step = orbit.utils.create_global_step()
+    optimizer = optimizers.with_loss_scale(train.optimizer(learning_rate=rate.of(global_step)), train.precision)
+    step = RetinaNetStep(
+      model,
+      RetinaNetLoss(data.num_classes, **dataclasses.asdict(experiment.loss)),
+      optimizer,
+      variables,
+      global_step,
+      total_steps=plan.total,
+      clip_norm=train.clip_norm,
+      weight_decay=train.weight_decay,
+      seed=train.seed,
+      accumulation=train.accumulation,
+    )
+    saved = checkpoints.Checkpoints(run.path, model, optimizer, global_step, keep=train.keep_checkpoints, worker=worker)
+    notes = _initialise(model, saved, train.initial_checkpoint)
+  evaluator = None
+  if data.eval_pattern is not None:
+    evaluator = Evaluator(devices, model, data, experiment.detection, train.pictures)
+  return Setup(experiment, run, worker, devices, data, plan, rate, model, step, saved, evaluator, notes)
+
+
+def _initialise(model: RetinaNet, saved: checkpoints.Checkpoints, initial: str | None) -> list[str]:
+  """Restores the run's latest checkpoint; else takes the weights of `initial`. Returns: what to say about it."""
+  if path := saved.restore():
+    return [f"resuming from {path}" + (" (train.initial_checkpoint is not read again)" if initial else "")]
+  if initial:
+    return [str(checkpoints.load_matching(model, checkpoints.find(initial)))]
+  return []
