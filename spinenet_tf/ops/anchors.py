@@ -98,7 +98,7 @@ def grids(config: AnchorConfig, image_size: tuple[int, int]) -> list[LevelGrid]:
   """Centres and shapes of the anchors of each level, finest first.
 
   Centres are (i + 1/2) * image side / feature side. Where the side divides by 2^level this is the stride;
-  elsewhere the centres are spread evenly over the image, as in Model Garden.
+  elsewhere the centres are spread evenly over the image, as in Model Garden 2.20 (2.15 leaves cells without anchors there).
 
   Args:
     config: which anchors.

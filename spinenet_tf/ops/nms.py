@@ -7,7 +7,8 @@ each other, runs over them until `max_detections` are found. As the pass goes fr
 and a pair can only be suppressed by a better one, the result is that of the plain algorithm, unless all of
 this holds: more than `pre_nms_top_k` pairs of an image exceed the threshold, and the best `pre_nms_top_k` of
 them leave fewer than `max_detections`. Then detections with the lowest scores are missing at the end of the
-list. (The plain algorithm limits candidates per class instead, which loses some in its own way.)
+list. (The plain algorithm limits candidates per class instead, which loses some in its own way; its limit of
+detections per class equals that of all classes and so never binds.)
 
 The best pairs are found exactly without sorting all scores: a pair among the k best belongs to one of the k
 anchors whose best class scores highest. Nothing here depends on the image's content in shape, so it exports

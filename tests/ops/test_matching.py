@@ -86,11 +86,11 @@ def test_same_as_model_garden(seed):
 def test_whole_model_garden_labeler():
   anchor = pytest.importorskip("official.vision.ops.anchor")
   image = random_image(np.random.default_rng(5), 6, low=35.0)
-  grid = anchor.Anchor(3, 7, 3, [1.0, 2.0, 0.5], 3.0, list(SIZE)).multilevel_boxes
+  grid = anchor.Anchor(3, 7, 3, [1.0, 2.0, 0.5], 3.0, [128, 128]).multilevel_boxes
   theirs, their_codes, _, _, weights = anchor.AnchorLabeler(0.5, 0.5).label_anchors(
     grid, tf.constant(image[:, :4]), tf.constant(image[:, 4:5].astype(np.int32))
   )
-  targets = assign(CONFIG, SIZE, *batch(image))
+  targets = assign(CONFIG, (128, 128), *batch(image))
   offset = 0
   for level in grid:
     ours = targets.classes[level][0].numpy()
