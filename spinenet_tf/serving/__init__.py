@@ -1,0 +1,1 @@
+"""Models in use: detectors that take pictures as they are."""

@@ -1,0 +1,169 @@
+"""A model with everything around it: pictures in, named objects in the pictures' own pixels out."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any, Union
+
+import numpy as np
+import tensorflow as tf
+
+from spinenet_tf.compat import keras
+from spinenet_tf.data.image_io import read_image
+from spinenet_tf.data.preprocess import preprocess_image
+from spinenet_tf.errors import UserError
+from spinenet_tf.evaluation.categories import category_names, output_ids
+from spinenet_tf.evaluation.coordinates import to_original
+from spinenet_tf.ops.nms import detect
+
+Picture = Union[np.ndarray, str, os.PathLike]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Detections:
+  """N objects of one picture, by falling score.
+
+  Attributes:
+    boxes: float32[N, 4], (ymin, xmin, ymax, xmax) in pixels of the picture as given, within it.
+    scores: float32[N], 0 to 1.
+    classes: int64[N], original category ids.
+    names: of the classes, N of them.
+  """
+
+  boxes: np.ndarray
+  scores: np.ndarray
+  classes: np.ndarray
+  names: tuple[str, ...]
+
+  def __len__(self) -> int:
+    return len(self.scores)
+
+  def to_dict(self) -> dict[str, list]:
+    """Returns plain lists under the attributes' names, ready for JSON."""
+    return {
+      "boxes": [[round(x, 2) for x in box] for box in self.boxes.tolist()],
+      "scores": [round(x, 5) for x in self.scores.tolist()],
+      "classes": self.classes.tolist(),
+      "names": list(self.names),
+    }
+
+
+class Detector:
+  """Preprocessing, network and non-maximum suppression as one function.
+
+  Args:
+    model: as `build_retinanet` returns it, with a fixed input size.
+    categories: `data.meta.Meta`, or things with `id` and `name`, in the order of the model's outputs.
+    score_threshold: objects with lower scores are left out, in [0, 1).
+    class_ids: original id of each model output, where they are not simply the categories in their order.
+    batch_size: pictures that go through the network together when several are given.
+    **detection: further arguments of `ops.nms.detect`: pre_nms_top_k, iou_threshold, max_detections.
+
+  Raises: UserError when classes and model do not fit, or an argument is out of range.
+  """
+
+  def __init__(
+    self,
+    model: keras.Model,
+    categories: Iterable[Any],
+    *,
+    score_threshold: float = 0.05,
+    class_ids: Sequence[int] | None = None,
+    batch_size: int = 8,
+    **detection: Any,
+  ):
+    self._categories = category_names(categories)
+    self._ids = np.asarray(output_ids(self._categories, class_ids), np.int64)
+    if len(self._ids) != model.num_classes:
+      raise UserError(
+        f"the model has {model.num_classes} classes, the list of classes has {len(self._ids)}; they must be as many "
+        "(background is not counted): give the categories that the model was trained with"
+      )
+    if None in model.input_size:
+      raise UserError(f"the model's input size is {model.input_size}; a detector needs one, such as (640, 640)")
+    if batch_size < 1:
+      raise UserError(f"batch_size is {batch_size}; it must be 1 or more")
+    self._model, self._batch_size = model, batch_size
+    size = tuple(model.input_size)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, *size, 3], tf.float32)], autograph=False)
+    def network(images):
+      outputs = model(images, training=False)
+      return detect(
+        outputs,
+        model.anchors,
+        size,
+        num_classes=model.num_classes,
+        score_threshold=score_threshold,
+        **detection,
+      )
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)], autograph=False)
+    def preprocess(image):
+      return preprocess_image(image, size)
+
+    self._preprocess, self._network = preprocess, network
+    network.get_concrete_function()  # arguments out of range are reported here, not at the first picture
+
+  @property
+  def model(self) -> keras.Model:
+    """The network."""
+    return self._model
+
+  @property
+  def categories(self) -> dict[int, str]:
+    """Original id -> name."""
+    return dict(self._categories)
+
+  def __call__(self, images: Picture | Sequence[Picture]) -> Detections | list[Detections]:
+    """Finds objects.
+
+    Args:
+      images: uint8[H, W, 3] RGB or the path of an image file; or several of these (a list, or uint8[B, H, W, 3]), of any
+        sizes.
+
+    Returns: `Detections`; a list of them when several pictures were given.
+
+    Raises: UserError for a file that is no image, or an array of another form.
+    """
+    if isinstance(images, (str, os.PathLike)) or getattr(images, "ndim", None) in (2, 3):
+      return self._detect([images])[0]
+    pictures = list(images)
+    found: list[Detections] = []
+    for first in range(0, len(pictures), self._batch_size):
+      found += self._detect(pictures[first : first + self._batch_size])
+    return found
+
+  def _detect(self, pictures: Sequence[Picture]) -> list[Detections]:
+    arrays = [_array(picture) for picture in pictures]
+    inputs, scales = zip(*(self._preprocess(array) for array in arrays))
+    out = {key: value.numpy() for key, value in self._network(tf.stack(inputs)).items()}
+    sizes = np.array([array.shape[:2] for array in arrays])
+    boxes, inside = to_original(out["detection_boxes"], np.stack([s.numpy() for s in scales]), sizes)
+    keep = inside & (np.arange(boxes.shape[1]) < out["num_detections"][:, None])
+    found = []
+    for i in range(len(arrays)):
+      classes = self._ids[out["detection_classes"][i][keep[i]]]
+      found.append(
+        Detections(
+          boxes=boxes[i][keep[i]].astype(np.float32),
+          scores=out["detection_scores"][i][keep[i]],
+          classes=classes,
+          names=tuple(self._categories.get(c, str(c)) for c in classes.tolist()),
+        )
+      )
+    return found
+
+
+def _array(picture: Picture) -> np.ndarray:
+  if isinstance(picture, (str, os.PathLike)):
+    return read_image(picture)
+  array = np.asarray(picture)
+  if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+    raise UserError(
+      f"a picture of {array.dtype}{list(array.shape)} cannot be used; give uint8[H, W, 3], RGB from 0 to 255, not "
+      "normalised, or the path of an image file, which may be of any kind"
+    )
+  return array

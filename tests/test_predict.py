@@ -1,0 +1,79 @@
+"""The predict command on folders of good, bad and oddly named pictures."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from spinenet_tf.errors import UserError
+from spinenet_tf.predict import find_images, output_names, predict
+from spinenet_tf.serving.detector import Detections
+
+
+def detector(image):
+  """Finds the whole picture, twice."""
+  box = [0, 0, *image.shape[:2]]
+  return Detections(np.array([box, box], np.float32), np.array([0.9, 0.5]), np.array([3, 3]), ("cat", "cat"))
+
+
+@pytest.fixture
+def pictures(tmp_path):
+  folder = tmp_path / "pictures"
+  (folder / "more").mkdir(parents=True)
+  for name in ("a.png", "more/a.jpg", "b.JPG"):
+    Image.new("RGB", (40, 30), (90, 200, 90)).save(folder / name)
+  (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff no picture")
+  (folder / "notes.txt").write_text("no picture either")
+  return folder
+
+
+def test_all_good_pictures_are_done_and_bad_ones_counted(pictures, tmp_path, capsys):
+  output = tmp_path / "out"
+  images = find_images([pictures], output)
+  assert [str(p.relative_to(pictures)) for p in images] == ["a.png", "b.JPG", "broken.jpg", "more/a.jpg"]
+  assert predict(detector, images, output) == 1
+  said = capsys.readouterr()
+  assert "2 objects (2 cat)" in said.out and "broken.jpg" in said.err and "1 of 4 files" in said.err
+  report = json.loads((output / "detections.json").read_text())
+  assert [r["picture"] for r in report["images"]] == ["a.jpg", "b.jpg", "a_2.jpg"]
+  assert report["images"][0]["boxes"][0] == [0, 0, 30, 40] and report["images"][0]["names"] == ["cat", "cat"]
+  assert [f["file"] for f in report["failed"]] == [str(pictures / "broken.jpg")]
+  assert sorted(p.name for p in output.iterdir()) == ["a.jpg", "a_2.jpg", "b.jpg", "detections.json"]
+
+
+def test_output_may_not_be_the_folder_itself_but_one_above(pictures):
+  with pytest.raises(UserError, match="is the folder of the images"):
+    find_images([pictures], pictures)
+  assert len(find_images([pictures], pictures.parent)) == 4
+
+
+def test_output_beside_the_images(pictures):
+  images = find_images([pictures / "more" / "a.jpg", pictures / "a.png"], "elsewhere")
+  places = output_names(images, pictures / "more")
+  assert [p.name for p in places] == ["a_2.jpg", "a_3.jpg"]
+
+
+def test_results_inside_the_folder_are_left_out(pictures):
+  Image.new("RGB", (40, 30)).save(pictures / "more" / "old.jpg")
+  assert len(find_images([pictures], pictures / "more")) == 3
+
+
+def test_each_file_once(pictures):
+  assert len(find_images([pictures, pictures / "a.png", pictures / "more" / ".." / "a.png"], "out")) == 4
+
+
+@pytest.mark.parametrize(("path", "text"), [("nowhere.jpg", "does not exist"), ("empty", "has no images")])
+def test_bad_paths(tmp_path, path, text):
+  (tmp_path / "empty").mkdir()
+  with pytest.raises(UserError, match=text):
+    find_images([tmp_path / path], "out")
+
+
+def test_no_paths_and_bad_output(tmp_path):
+  with pytest.raises(UserError, match="no images were given"):
+    find_images([], "out")
+  (tmp_path / "file").write_text("")
+  with pytest.raises(UserError, match="cannot be made"):
+    predict(detector, [], pathlib.Path(tmp_path / "file"))
