@@ -1,0 +1,150 @@
+"""Geometry, pixels and randomness of the training augmentation."""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from spinenet_tf.data import augment, preprocess
+
+
+def encode(pixels, kind="PNG", **options):
+  stream = io.BytesIO()
+  Image.fromarray(pixels).save(stream, kind, **options)
+  return tf.constant(stream.getvalue())
+
+
+def smooth_image(height, width, seed=0):
+  random = np.random.default_rng(seed)
+  small = Image.fromarray(random.integers(0, 255, (8, 8, 3), dtype=np.uint8))
+  return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def reference(pixels, where, image_size):
+  """Flip, resize of the whole image, crop, pad: the definition."""
+  pixels = pixels[:, ::-1] if bool(where.flip) else pixels
+  resized = preprocess.normalize(tf.image.resize(pixels, where.scaled)).numpy()
+  (y, x), (h, w) = where.offset.numpy(), where.size.numpy()
+  out = np.zeros((*image_size, 3), np.float32)
+  out[:h, :w] = resized[y : y + h, x : x + w]
+  return out
+
+
+def a_draw(flip, jitter, place=(0.3, 0.7)):
+  return augment.Draw(tf.constant(flip), tf.constant(jitter, tf.float32), tf.constant(place, tf.float32))
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("jitter", [0.5, 0.83, 1.0, 1.37, 2.0])
+@pytest.mark.parametrize("size", [(48, 90), (90, 48), (33, 35), (200, 300)])
+def test_window_equals_resize_of_the_whole_image(flip, jitter, size):
+  pixels = smooth_image(*size)
+  image, where = augment.decode_window(encode(pixels), a_draw(flip, jitter), (64, 80))
+  np.testing.assert_allclose(image, reference(pixels, where, (64, 80)), atol=2e-3)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("jitter", [0.3, 0.6, 1.0, 1.7])
+@pytest.mark.parametrize("size", [(48, 90), (233, 301), (601, 401)])
+def test_jpeg_window_is_in_place(flip, jitter, size):
+  """Also where the JPEG is decoded at 1/2, 1/4 or 1/8: a shift of a pixel would show as a large mean difference."""
+  encoded = encode(smooth_image(*size), "JPEG", quality=95)
+  image, where = augment.decode_window(encoded, a_draw(flip, jitter), (64, 80))
+  whole = tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_FAST").numpy()
+  difference = np.abs(image - reference(whole, where, (64, 80)))
+  reduced = float(tf.reduce_min(where.scale)) <= 0.5
+  # In deviations of ImageNet; 0.017 is one grey level.
+  assert difference.mean() < (0.02 if reduced else 1e-3) and difference.max() < (0.4 if reduced else 0.1)
+
+
+def test_values_by_hand():
+  """100x200 into 64x64 at jitter 2: long side 128, so 64x128; room for 64 columns, half of it is the offset."""
+  where = augment.geometry(tf.constant([100, 200]), a_draw(False, 2.0, (0.9, 0.5)), (64, 64))
+  assert where.scaled.numpy().tolist() == [64, 128]
+  assert where.offset.numpy().tolist() == [0, 32]
+  assert where.size.numpy().tolist() == [64, 64]
+  boxes = tf.constant([[0.25, 0.5, 0.5, 0.75], [0.0, 0.0, 1.0, 0.25], [0.0, 0.0, 1.0, 0.3]])
+  moved, visible = augment.transform_boxes(boxes, where)
+  np.testing.assert_allclose(moved[0], [16, 32, 32, 64])
+  np.testing.assert_allclose(moved[2], [0, 0, 64, 128 * 0.3 - 32], rtol=1e-5)
+  assert visible.numpy().tolist() == [True, False, True]
+
+
+def test_flip_moves_boxes():
+  where = augment.geometry(tf.constant([50, 100]), a_draw(True, 1.0), (100, 100))
+  moved, _ = augment.transform_boxes(tf.constant([[0.0, 0.1, 0.5, 0.3]]), where)
+  np.testing.assert_allclose(moved, [[0, 70, 25, 90]], rtol=1e-5)
+
+
+def test_boxes_stay_on_their_pixels():
+  """A white rectangle stays inside its box through every draw."""
+  pixels = np.zeros((90, 120, 3), np.uint8)
+  pixels[20:50, 30:100] = 255
+  box = tf.constant([[20 / 90, 30 / 120, 50 / 90, 100 / 120]])
+  for number in range(40):
+    draws = augment.draw(tf.constant([3, number], tf.int64), (0.5, 2.0), True)
+    image, where = augment.decode_window(encode(pixels), draws, (64, 64))
+    moved, visible = augment.transform_boxes(box, where)
+    white = preprocess.denormalize(image).numpy()[..., 0] > 127
+    white[where.size[0].numpy() :] = white[:, where.size[1].numpy() :] = False  # the padding is grey
+    if not visible[0]:
+      assert white.sum() == 0
+      continue
+    rows, columns = np.flatnonzero(white.any(1)), np.flatnonzero(white.any(0))
+    np.testing.assert_allclose(moved[0], [rows[0], columns[0], rows[-1] + 1, columns[-1] + 1], atol=1.01)
+
+
+def draws_of(count, seed=0):
+  keys = tf.stack([tf.fill([count], tf.constant(seed, tf.int64)), tf.range(count, dtype=tf.int64)], axis=1)
+  draws = tf.map_fn(
+    lambda key: tuple(augment.draw(key, (0.5, 2.0), True)), keys, fn_output_signature=(tf.bool, tf.float32, tf.float32)
+  )
+  flip, jitter, place = (d.numpy() for d in draws)
+  return np.column_stack([flip, jitter, place])
+
+
+def test_operations_are_independent():
+  """Chi-square of each pair of draws in a 2x2 table; 10.83 is exceeded once in a thousand by independent draws."""
+  draws = draws_of(600)
+  high = draws > np.median(draws, axis=0)
+  high[:, 0] = draws[:, 0] > 0.5
+  assert 0.42 < high[:, 0].mean() < 0.58
+  assert 0.5 <= draws[:, 1].min() < 0.52 and 1.98 < draws[:, 1].max() < 2
+  for first in range(4):
+    for second in range(first):
+      table = np.array([[np.sum((high[:, first] == a) & (high[:, second] == b)) for a in (0, 1)] for b in (0, 1)])
+      expected = table.sum(0, keepdims=True) * table.sum(1, keepdims=True) / table.sum()
+      assert ((table - expected) ** 2 / expected).sum() < 10.83, (first, second)
+
+
+def test_draws_depend_on_the_key_only():
+  first = draws_of(5)
+  tf.random.set_seed(99)
+  np.testing.assert_array_equal(first, draws_of(5))
+  assert not np.allclose(first, draws_of(5, seed=1))
+
+
+def test_evaluation_path_by_hand():
+  pixels = smooth_image(50, 100)
+  image, scale = preprocess.preprocess_image(tf.constant(pixels), (64, 64))
+  np.testing.assert_allclose(scale, [0.64, 0.64])
+  resized = tf.image.resize(pixels, (32, 64)).numpy() / 255
+  np.testing.assert_allclose(image[:32], (resized - preprocess.MEAN) / preprocess.STD, atol=1e-4)
+  assert not image[32:].numpy().any()
+
+
+def test_evaluation_path_as_model_garden():
+  ops = pytest.importorskip("official.vision.ops.preprocess_ops", reason="Model Garden is not installed")
+  for size in ((50, 101), (97, 64), (64, 64), (7, 300)):
+    pixels = tf.constant(smooth_image(*size))
+    image, scale = preprocess.preprocess_image(pixels, (64, 96))
+    theirs, info = ops.resize_and_crop_image(ops.normalize_image(pixels), [64, 96], padded_size=[64, 96])
+    np.testing.assert_allclose(image, theirs, atol=1e-4)
+    np.testing.assert_allclose(scale, info[2], rtol=1e-6)
+
+
+def test_extreme_shapes_keep_a_pixel():
+  image, scale = preprocess.preprocess_image(tf.zeros([1, 1000, 3], tf.uint8), (32, 32))
+  assert image.shape == (32, 32, 3) and scale[0] == 1.0
