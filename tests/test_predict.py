@@ -2,12 +2,17 @@
 
 import json
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from spinenet_tf.errors import UserError
+from spinenet_tf.models.naming import variable_tree
+from spinenet_tf.models.retinanet import build_retinanet
 from spinenet_tf.predict import find_images, output_names, predict
 from spinenet_tf.serving.detector import Detections
 
@@ -77,3 +82,32 @@ def test_no_paths_and_bad_output(tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(UserError, match="cannot be made"):
     predict(detector, [], pathlib.Path(tmp_path / "file"))
+
+
+@pytest.mark.slow
+def test_command(pictures, tmp_path):
+  """In a process of its own: exit codes, one line for an error of the user, pictures for the rest."""
+  run = tmp_path / "run"
+  model = build_retinanet("spinenet49s", 2, (64, 64), head_convs=1, head_width=8)
+  checkpoint = tf.train.Checkpoint(model=variable_tree(model))
+  tf.train.CheckpointManager(checkpoint, str(run / "best"), 1, checkpoint_name="step").save(1)
+  about = {
+    "format": 1,
+    "task": "retinanet",
+    "architecture": model.architecture.to_dict(),
+    "model": {"num_classes": 2, "input_size": [64, 64], "head_convs": 1, "head_width": 8},
+    "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+    "detection": {"max_detections": 3},
+  }
+  (run / "model.json").write_text(json.dumps(about))
+
+  def command(*arguments):
+    line = [sys.executable, "-m", "spinenet_tf.predict", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=300)
+
+  done = command(f"--model_dir={run}", f"--output={tmp_path / 'out'}", "--score_threshold=0", pictures)
+  assert done.returncode == 1, done.stderr
+  assert "3 objects" in done.stdout and "error: 1 of 4 files could not be read" in done.stderr
+  assert len(json.loads((tmp_path / "out" / "detections.json").read_text())["images"]) == 3
+  wrong = command(f"--model_dir={tmp_path / 'nothing'}", pictures / "a.png")
+  assert wrong.returncode == 2 and "nothing' does not exist" in wrong.stderr and "Traceback" not in wrong.stderr
