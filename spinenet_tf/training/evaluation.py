@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from typing import Any, NamedTuple
 
@@ -41,13 +42,15 @@ def evaluate(
 
   Raises: UserError when there is no checkpoint or it belongs to another model.
   """
+  run = RunDirectory(model_dir)
   prefix = checkpoints.find(checkpoint or model_dir)
+  experiment = _with_own_architecture(experiment, run)
   data = inputs.resolve(experiment.data, experiment.model, training=False)
   strategy.set_precision(experiment.train.precision)
   devices = strategy.make_strategy(experiment.train.strategy, experiment.train.tpu)
   replicas = devices.num_replicas_in_sync
   if checkpoint is None:
-    RunDirectory(model_dir).check_same(model_description(experiment.model, data, experiment.detection, replicas))
+    run.check_same(model_description(experiment.model, data, experiment.detection, replicas))
   with devices.scope():
     model = experiment.model.build(data.num_classes, replicas)
     step = checkpoints.restore_weights(model, prefix)
@@ -57,3 +60,11 @@ def evaluate(
   if output_dir is not None and strategy.Worker.of(devices).is_chief:
     evaluator.coco.save(output_dir)
   return Evaluated(metrics, evaluator.coco.table(), prefix, step)
+
+
+def _with_own_architecture(experiment: Experiment, run: RunDirectory) -> Experiment:
+  """Takes an architecture that is named by a file from the run's model.json, as the file may be gone or changed."""
+  own = run.read_model()
+  if own is None or not str(experiment.model.architecture).endswith(".json"):
+    return experiment
+  return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, architecture=own["architecture"]))

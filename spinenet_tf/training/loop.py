@@ -69,12 +69,12 @@ class Loop:
       evaluator=setup.evaluator,
       strategy=setup.strategy,
       global_step=setup.step.global_step,
-      steps_per_loop=lambda step: setup.plan.log - step % setup.plan.log,
+      steps_per_loop=self._steps_to_next_line,
       train_actions=[self._after_steps],
       summary_dir=tensorboard,
       eval_summary_dir=tensorboard and tensorboard + "/validation",
     )
-    self._from = setup.global_step
+    self._begin = self._from = setup.global_step
     self._evaluation: dict[str, Any] | None = None
 
   def stop(self) -> None:
@@ -95,6 +95,10 @@ class Loop:
       if self._is_due(until, plan.evaluate):
         self._evaluate()
     return self._evaluation
+
+  def _steps_to_next_line(self, step: int) -> int:
+    """One for the first line of a process, so that it comes early and its loss can be compared between runs."""
+    return 1 if step == self._begin else self._setup.plan.log - step % self._setup.plan.log
 
   def _is_due(self, step: int, interval: int) -> bool:
     return step > 0 and (step % interval == 0 or step == self._setup.plan.total)

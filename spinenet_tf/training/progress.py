@@ -70,15 +70,23 @@ class Progress:
   def _text(self, step: int, line: dict[str, float], per_step: float, first: bool) -> str:
     parts = [
       f"step {step}/{self._total} {100 * step / self._total:.1f}%",
-      "ETA --" if first else f"ETA {duration(per_step * (self._total - step))}",
-      f"{line['images_per_second']:.1f} img/s",
-      f"data wait {100 * line['data_wait_share']:.0f}%",
-      f"loss {line['total']:.4f} (cls {line['cls']:.4f} box {line['box']:.5f} l2 {line['l2']:.4f})",
+      *self._pace(step, line, per_step, first),
+      f"loss {line['total']:.5g} (cls {line['cls']:.4g} box {line['box']:.4g} l2 {line['l2']:.3g})",
       f"lr {line['learning_rate']:.3g}",
       f"grad {line['gradient_norm']:.2f}",
       f"mem {line['memory_gib']:.1f}G",
     ]
-    return " | ".join(parts) + (" | with start-up" if first else "")
+    return " | ".join(parts) + (f" | built in {duration(line['seconds'])}" if first else "")
+
+  def _pace(self, step: int, line: dict[str, float], per_step: float, first: bool) -> list[str]:
+    """What the first line of a process leaves out, as most of its time went into building the step."""
+    if first:
+      return []
+    return [
+      f"ETA {duration(per_step * (self._total - step))}",
+      f"{line['images_per_second']:.1f} img/s",
+      f"data wait {100 * line['data_wait_share']:.0f}%",
+    ]
 
   def report_evaluation(self, step: int, metrics: dict[str, float], seconds: float, best: bool) -> None:
     """Prints and writes an evaluation."""

@@ -9,6 +9,7 @@ from typing import Any
 import orbit
 import tensorflow as tf
 
+from spinenet_tf.compat import keras
 from spinenet_tf.errors import UserError
 from spinenet_tf.losses.retinanet import RetinaNetLoss
 from spinenet_tf.models.retinanet import RetinaNet
@@ -115,7 +116,7 @@ def build(experiment: Experiment, model_dir: str | os.PathLike) -> Setup:
   run.check_same(model_description(settings, data, experiment.detection, replicas))
   run.prepare()
 
-  tf.random.set_seed(train.seed)
+  keras.utils.set_random_seed(train.seed)
   with devices.scope():
     model = settings.build(data.num_classes, replicas)
     variables = freeze(model, train.freeze)
@@ -135,6 +136,7 @@ def build(experiment: Experiment, model_dir: str | os.PathLike) -> Setup:
     )
     saved = checkpoints.Checkpoints(run.path, model, optimizer, global_step, keep=train.keep_checkpoints, worker=worker)
     notes = _initialise(model, saved, train.initial_checkpoint)
+  notes += _small_objects(data, model)
   evaluator = None
   if data.eval_pattern is not None:
     evaluator = Evaluator(devices, model, data, experiment.detection, train.pictures)
@@ -148,3 +150,9 @@ def _initialise(model: RetinaNet, saved: checkpoints.Checkpoints, initial: str |
   if initial:
     return [str(checkpoints.load_matching(model, checkpoints.find(initial)))]
   return []
+
+
+def _small_objects(data: inputs.Inputs, model: RetinaNet) -> list[str]:
+  share = checks.small_object_share(data.train_pattern, data.image_size, model.anchors)
+  note = checks.small_object_note(share, data.image_size, model.anchors)
+  return [note] if note else []
