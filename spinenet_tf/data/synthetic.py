@@ -104,7 +104,8 @@ def _record(number: int, split: str, picture: Picture, report: Report) -> conver
 
 def _draw(size: int, random: np.random.Generator) -> Picture:
   owners = Image.new("L", (size * _FINE, size * _FINE), 0)  # which shape a fine pixel belongs to, 0 the ground
-  drawn, classes = np.zeros(1, np.int64), []  # fine pixels of each shape inside the image, before others
+  drawn, classes = np.zeros(1, np.int64), []  # fine pixels of each shape as it was drawn
+  seen = drawn.copy()  # the same, what is left of them
   for _ in range(random.choice(_COUNTS, p=_COUNT_WEIGHTS)):
     for _ in range(8):  # attempts to find a place
       kind = int(random.integers(len(CATEGORIES)))
@@ -112,13 +113,19 @@ def _draw(size: int, random: np.random.Generator) -> Picture:
       mask, corner = _place(CATEGORIES[kind].name, side, size * _FINE, random)
       tried = owners.copy()
       tried.paste(len(drawn), corner, mask)
-      visible = np.bincount(np.asarray(tried).ravel(), minlength=len(drawn) + 1)
+      region = (*(max(c, 0) for c in corner), *(min(c + mask.width, owners.width) for c in corner))
+      visible = np.append(seen, 0) + _count(tried.crop(region), drawn) - _count(owners.crop(region), drawn)
       covered = 1 - visible[1:-1] / drawn[1:]
       if visible[-1] > 0.6 * np.count_nonzero(np.asarray(mask)) and (covered <= _MOST_COVERED).all():
-        owners, drawn = tried, np.append(drawn, visible[-1])
+        owners, seen, drawn = tried, visible, np.append(drawn, visible[-1])
         classes.append(kind)
         break
   return _render(np.asarray(owners), classes, size, random)
+
+
+def _count(owners: Image.Image, drawn: np.ndarray) -> np.ndarray:
+  """Pixels of the ground, of each shape and of one more."""
+  return np.array(owners.histogram()[: len(drawn) + 1])
 
 
 def _place(name: str, side: float, canvas: int, random: np.random.Generator) -> tuple[Image.Image, tuple[int, int]]:
