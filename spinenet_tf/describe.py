@@ -18,12 +18,19 @@ from spinenet_tf.backbones.published import PUBLISHED_CLASSES, RETINANETS
 from spinenet_tf.backbones.spec import Architecture
 from spinenet_tf.errors import UserError, run_command
 
-_SIZE = flags.DEFINE_integer("size", None, "Side of the square input in pixels; the paper's when there is one, else 640.")
-_NUM_CLASSES = flags.DEFINE_integer("num_classes", PUBLISHED_CLASSES, "Class outputs of the RetinaNet.")
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+  """Registers the command's flags."""
+  flags.DEFINE_integer("size", None, "Side of the square input in pixels; the paper's when there is one, else 640.")
+  flags.DEFINE_integer("num_classes", PUBLISHED_CLASSES, "Class outputs of the RetinaNet.")
 
 
 def _compare(value: float, published: float | None) -> str:
-  return f"{value:9.2f} {published:9.1f} {100 * (value / published - 1):+6.2f}%" if published else f"{value:9.2f}"
+  return (
+    f"{value:9.2f} {published:9.1f} {100 * (value / published - 1):+6.2f}%" if published else f"{value:9.2f}"
+  )
 
 
 def table(num_classes: int = PUBLISHED_CLASSES) -> str:
@@ -57,18 +64,19 @@ def describe_one(arch: Architecture, cost: Cost, size: int) -> str:
 
 def main(argv: list[str]) -> int:
   """Prints the table, or one description for each argument."""
-  if _NUM_CLASSES.value < 1:
-    raise UserError(f"--num_classes is {_NUM_CLASSES.value}; it must be at least 1")
-  if _SIZE.value is not None and _SIZE.value < 1:
-    raise UserError(f"--size is {_SIZE.value}; it is a number of pixels, such as 640")
+  if FLAGS.num_classes < 1:
+    raise UserError(f"--num_classes is {FLAGS.num_classes}; it must be at least 1")
+  if FLAGS.size is not None and FLAGS.size < 1:
+    raise UserError(f"--size is {FLAGS.size}; it is a number of pixels, such as 640")
   if not argv[1:]:
-    print(table(_NUM_CLASSES.value))
+    print(table(FLAGS.num_classes))
   for name in argv[1:]:
     arch = architecture(name)
-    size = _SIZE.value or next((row.size for row in RETINANETS if row.name == arch.name), 640)
-    print(describe_one(arch, profile(arch, "retinanet", _NUM_CLASSES.value, (size, size)), size))
+    size = FLAGS.size or next((row.size for row in RETINANETS if row.name == arch.name), 640)
+    print(describe_one(arch, profile(arch, "retinanet", FLAGS.num_classes, (size, size)), size))
   return 0
 
 
 if __name__ == "__main__":
+  define_flags()
   run_command(main)
