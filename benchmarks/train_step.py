@@ -57,7 +57,7 @@ def _ours(name: str, size: int, batch: int):
   data = tf.data.Dataset.from_tensors({"image": images, "boxes": boxes, "classes": classes})
   iterator = iter(data.repeat().prefetch(2))
 
-  @tf.function
+  @tf.function(autograph=False)  # as the trainer does: the step has no Python control flow on tensors
   def run():
     gradients, losses = step.gradients(next(iterator), 0)
     return step.update(gradients, losses)
