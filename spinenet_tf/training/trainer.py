@@ -9,6 +9,7 @@ import numpy as np
 import orbit
 import tensorflow as tf
 
+from spinenet_tf.compat import keras
 from spinenet_tf.errors import UserError
 from spinenet_tf.training.step import METRICS, RetinaNetStep
 from spinenet_tf.training.strategy import first_value
@@ -34,6 +35,8 @@ class Trainer(orbit.AbstractTrainer):
     if step.accumulation > 1:
       with strategy.scope():
         self._sums = [_replica_variable(v) for v in step.variables]
+    # Loss scaling lets the gradient overflow now and then, and skips those updates.
+    self._must_be_finite = len(METRICS) - isinstance(step.optimizer, keras.mixed_precision.LossScaleOptimizer)
     self._loop = tf.function(self._run, autograph=False)
 
   def train(self, num_steps: tf.Tensor) -> dict[str, float]:
@@ -44,14 +47,14 @@ class Trainer(orbit.AbstractTrainer):
 
     Returns: means of cls, box, l2, total, gradient_norm (finite ones), and "data_wait", seconds spent waiting for data.
 
-    Raises: UserError when the loss was not finite; it names the step and the part. Nothing after that step is run.
+    Raises: UserError when a loss or the gradient was not finite; it names step and part. No step follows.
     """
     if self._iterator is None:
       self._iterator = iter(self._dataset())
     sums, waited, last = self._loop(self._iterator, num_steps)
-    last = dict(zip(METRICS, last.numpy().tolist()))
-    if not np.isfinite(last["total"]):
-      raise UserError(_non_finite(int(self._step.global_step.numpy()), last))
+    last = last.numpy().tolist()
+    if not np.isfinite(last[: self._must_be_finite]).all():
+      raise UserError(_non_finite(int(self._step.global_step.numpy()), dict(zip(METRICS, last))))
     means = dict(zip(METRICS, (sums.numpy() / int(num_steps)).tolist()))
     return {**means, "data_wait": float(waited)}
 
@@ -59,11 +62,11 @@ class Trainer(orbit.AbstractTrainer):
     zeros = tf.zeros([len(METRICS)])
 
     def unfinished(done: tf.Tensor, sums: tf.Tensor, waited: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
-      return (done < num_steps) & tf.reduce_all(tf.math.is_finite(last[: len(METRICS) - 1]))
+      return (done < num_steps) & tf.reduce_all(tf.math.is_finite(last[: self._must_be_finite]))
 
     def body(done: tf.Tensor, sums: tf.Tensor, waited: tf.Tensor, last: tf.Tensor):
       metrics, seconds = self._one_step(iterator, last)
-      finite = tf.where(tf.math.is_finite(metrics), metrics, 0.0)  # loss scaling may overflow the gradient
+      finite = tf.where(tf.math.is_finite(metrics), metrics, 0.0)
       return done + 1, sums + finite, waited + seconds, metrics
 
     start = (0, zeros, tf.constant(0.0, tf.float64), zeros)
@@ -128,9 +131,10 @@ def _timed_next(iterator: Any, after: tf.Tensor) -> tuple[Any, tf.Tensor]:
 
 
 def _non_finite(step: int, last: dict[str, float]) -> str:
-  parts = ", ".join(f"{name} {last[name]:.6g}" for name in ("cls", "box", "l2"))
-  bad = [name for name in ("cls", "box", "l2") if not np.isfinite(last[name])] or ["total"]
+  parts = ("cls", "box", "l2", "gradient_norm")
+  bad = [name for name in parts if not np.isfinite(last[name])]
+  values = ", ".join(f"{name} {last[name]:.6g}" for name in parts)
   return (
-    f"the loss was not finite at step {step}: {' and '.join(bad)} ({parts}); the checkpoints from before are kept. "
-    "Lower schedule.learning_rate, lengthen schedule.warmup, or check the boxes with `prepare`"
+    f"not finite at step {step}: {' and '.join(bad or ['total'])} ({values}); the checkpoints from before are kept. "
+    "Lower schedule.learning_rate, lengthen schedule.warmup, or check the images and boxes"
   )

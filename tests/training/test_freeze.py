@@ -30,7 +30,9 @@ def test_kernels_alone_can_be_frozen(model):
   assert left and all("kernel" not in v.name for v in left)
 
 
-@pytest.mark.parametrize("pattern, text", [("sten/", "matches no"), ("(", "no regular expression"), (".", "every variable")])
+@pytest.mark.parametrize(
+  "pattern, text", [("sten/", "matches no"), ("(", "no regular expression"), (".", "every variable")]
+)
 def test_patterns_that_cannot_be_meant(model, pattern, text):
   with pytest.raises(UserError, match=text):
     freeze(model, [pattern])

@@ -1,0 +1,140 @@
+"""Checkpoints: keeping, the best, partial loading, a file system that refuses."""
+
+import json
+import resource
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from spinenet_tf.errors import UserError
+from spinenet_tf.models.naming import named_variables
+from spinenet_tf.models.retinanet import build_retinanet
+from spinenet_tf.training import checkpoints
+from spinenet_tf.training.optimizers import sgd
+
+
+@pytest.fixture
+def make(tiny, tmp_path):
+  def build(folder="run", classes=2, keep=2, **model):
+    net = build_retinanet(tiny, classes, (128, 128), **model)
+    optimizer = sgd(lambda: tf.constant(0.1))
+    optimizer._create_all_weights(net.trainable_variables)
+    step = tf.Variable(0, dtype=tf.int64)
+    return net, step, checkpoints.Checkpoints(tmp_path / folder, net, optimizer, step, keep=keep)
+
+  return build
+
+
+def test_the_latest_stay_and_restore(make, tmp_path):
+  net, step, saved = make()
+  assert saved.restore() is None
+  for number in (1, 2, 3):
+    step.assign(number)
+    net.trainable_variables[0].assign(tf.fill(net.trainable_variables[0].shape, float(number)))
+    assert saved.save()
+    assert saved.save() is None  # this step is saved
+  assert {p.name for p in (tmp_path / "run/checkpoints").glob("*.index")} == {"step-2.index", "step-3.index"}
+  other, other_step, again = make()
+  assert again.restore().endswith("step-3")
+  assert int(other_step) == 3
+  assert (other.trainable_variables[0].numpy() == 3).all()
+
+
+def test_the_best_is_replaced_only_by_a_better_one(make, tmp_path):
+  _, step, saved = make()
+  for number, ap, kept in ((1, 0.2, True), (2, 0.1, False), (3, float("nan"), False), (4, 0.3, True)):
+    step.assign(number)
+    assert saved.save_best({"AP": ap, "AP50": ap}) is kept
+  assert saved.best() == {"step": 4, "AP": 0.3, "AP50": 0.3}
+  assert [p.name for p in (tmp_path / "run/best").glob("*.index")] == ["step-4.index"]
+  _, _, resumed = make()
+  step.assign(5)
+  assert not resumed.save_best({"AP": 0.25})
+
+
+def test_find(make, tmp_path):
+  _, step, saved = make()
+  saved.save()
+  step.assign(1)
+  run = tmp_path / "run"
+  assert checkpoints.find(run).endswith("checkpoints/step-0")
+  saved.save_best({"AP": 0.5})
+  assert checkpoints.find(run).endswith("best/step-1")
+  assert checkpoints.find(run, prefer_best=False).endswith("checkpoints/step-0")
+  assert checkpoints.find(run / "checkpoints/step-0").endswith("step-0")
+  with pytest.raises(UserError, match="no checkpoint at"):
+    checkpoints.find(tmp_path / "nothing")
+
+
+def test_partial_load_reports_what_fits(make, tmp_path):
+  old, _, saved = make(classes=2)
+  saved.save()
+  new, *_ = make("other", classes=3)
+  report = checkpoints.load_matching(new, str(tmp_path / "run/checkpoints/step-0"))
+  wrong = {name for name, *_ in report.wrong_shape}
+  assert wrong == {"class_tower/predict/kernel", "class_tower/predict/bias"}
+  assert len(report.matched) == len(named_variables(new)) - 2
+  assert not report.missing and not report.unused
+  assert "wrong shape      2" in str(report) and "class_tower/predict/bias: model [27], checkpoint [18]" in str(report)
+  for name in ("box_tower/predict/kernel", "class_tower/conv1/kernel"):
+    np.testing.assert_array_equal(named_variables(old)[name].numpy(), named_variables(new)[name].numpy())
+  with pytest.raises(UserError, match="not a checkpoint of this model"):
+    checkpoints.restore_weights(new, str(tmp_path / "run/checkpoints/step-0"))
+
+
+def test_a_checkpoint_of_something_else(make, tmp_path):
+  net, *_ = make()
+  prefix = tf.train.Checkpoint(model=tf.Variable(1.0)).write(str(tmp_path / "else"))
+  with pytest.raises(UserError, match="another architecture"):
+    checkpoints.load_matching(net, prefix)
+
+
+def test_a_file_system_that_refuses_keeps_the_last_good_checkpoint(make, tmp_path):
+  _, step, saved = make()
+  saved.save()
+  step.assign(1)
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # as a full disk does, writing ends half way
+  try:
+    with pytest.raises(UserError, match=r"cannot save the checkpoint of step 1 .* last good checkpoint is .*step-0"):
+      saved.save()
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  left = {p.name for p in (tmp_path / "run/checkpoints").iterdir()}
+  assert left == {"checkpoint", "step-0.index", "step-0.data-00000-of-00001"}
+  _, again_step, again = make()
+  again_step.assign(7)
+  assert again.restore().endswith("step-0") and int(again_step) == 0
+
+
+def test_run_directory_differences(tmp_path):
+  from spinenet_tf.training.run_directory import RunDirectory
+
+  run = RunDirectory(tmp_path / "run")
+  run.prepare()
+  model = {"format": 1, "task": "retinanet", "architecture": {"name": "a"}, "categories": [{"id": 1, "name": "cat"}]}
+  model["model"] = {"num_classes": 1, "input_size": [128, 128]}
+  run.check_same(model)
+  run.write_json("model.json", model)
+  run.check_same(model)
+  for change, text in (
+    ({"architecture": {"name": "b"}}, "architecture is a, this experiment has b"),
+    ({"model": {"num_classes": 2, "input_size": [128, 128]}}, "num_classes is 1, this experiment has 2"),
+    ({"model": {"num_classes": 1, "input_size": [256, 128]}}, r"input_size is \[128, 128\]"),
+    ({"categories": [{"id": 1, "name": "dog"}]}, "list of classes"),
+  ):
+    with pytest.raises(UserError, match=text):
+      run.check_same({**model, **change})
+
+
+def test_metrics_after_the_resumed_step_are_dropped(tmp_path):
+  from spinenet_tf.training.run_directory import RunDirectory
+
+  run = RunDirectory(tmp_path)
+  for step in (1, 2, 3):
+    run.append_metrics({"step": step, "kind": "train"})
+  with run.metrics_file.open("a") as file:
+    file.write('{"step": 4, "ki')  # a kill in the middle of a line
+  run.drop_metrics_after(2)
+  assert [json.loads(line)["step"] for line in run.metrics_file.read_text().splitlines()] == [1, 2]
