@@ -30,6 +30,7 @@ _HOME = {
   "draw": "visualize.boxes",
   "load": "serving.load",
   "profile": "backbones.profile",
+  "read_image": "data.image_io",
 }
 
 __all__ = sorted(_HOME)
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
   from spinenet_tf.backbones.profile import profile as profile
   from spinenet_tf.backbones.spec import Architecture as Architecture
   from spinenet_tf.backbones.spec import BlockSpec as BlockSpec
+  from spinenet_tf.data.image_io import read_image as read_image
   from spinenet_tf.errors import UserError as UserError
   from spinenet_tf.evaluation.coco import CocoEvaluator as CocoEvaluator
   from spinenet_tf.models.retinanet import build_retinanet as build_retinanet
