@@ -7,11 +7,13 @@ its like. The fields are those of the classes in `training.settings` and of `tra
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import logging
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import gin
 
@@ -74,12 +76,24 @@ def parse(gin_files: Sequence[str], gin_params: Sequence[str] = ()) -> None:
   """
   gin.clear_config()
   files = [_find(name) for name in gin_files]
-  for folder in (*(file.parent for file in files), experiments_directory()):
-    gin.add_config_file_search_path(str(folder))
+  folders = [pathlib.Path(), *(file.parent for file in files), experiments_directory()]
+  _check_includes(files, folders)
+  gin.config._LOCATION_PREFIXES[:] = list(dict.fromkeys(str(folder) for folder in folders))
   try:
-    gin.parse_config_files_and_bindings([str(f) for f in files], list(gin_params), finalize_config=True)
-  except Exception as error:  # gin raises ValueError, IOError, TypeError, SyntaxError, RuntimeError
-    raise UserError(_explain(error, files, gin_params)) from error
+    with _quiet_search():
+      gin.parse_config_files_and_bindings([str(f) for f in files], list(gin_params), finalize_config=True)
+  except Exception as error:  # gin raises ValueError, TypeError, SyntaxError, RuntimeError and others
+    raise UserError(_explain(error)) from error
+
+
+@contextlib.contextmanager
+def _quiet_search() -> Iterator[None]:
+  """Keeps gin from logging an error for every folder of the search path that does not have an include."""
+  logging.disable(logging.ERROR)
+  try:
+    yield
+  finally:
+    logging.disable(logging.NOTSET)
 
 
 def experiment() -> settings.Experiment:
@@ -92,7 +106,7 @@ def experiment() -> settings.Experiment:
   except UserError as error:
     raise UserError(_plain(error)) from error
   except Exception as error:
-    raise UserError(_explain(error, [], [])) from error
+    raise UserError(_explain(error)) from error
 
 
 def bound_text() -> str:
@@ -148,44 +162,44 @@ def _plain(error: BaseException) -> str:
   return str(error).split("\n  In call to configurable")[0].strip()
 
 
-def _explain(error: Exception, files: Sequence[pathlib.Path], params: Sequence[str]) -> str:
+def _explain(error: Exception) -> str:
   """One line about what gin found wrong, with file and line."""
   text = _plain(error)
-  if ("NoneType" in text and "iterable" in text) or "Unable to open file" in text:
-    return f"{_missing_include(files)}; includes are looked up in experiments/, beside the file, and here"
   place = re.search(r'In (?:file )?"?([^"\n]+\.gin)"?, line (\d+)', str(error))
+  if not place and getattr(error, "filename", None) and getattr(error, "lineno", None):
+    place = (None, error.filename, error.lineno)
   where = f"{place[1]}, line {place[2]}: " if place else ""
-  message = re.sub(r"\s+", " ", text.split("\n  In ")[0].split("\nIn ")[0]).strip()
-  hint = ""
-  if "No configurable matching" in text:
-    hint = f"; known: {', '.join(sorted(_PARTS))}, and the optimizers sgd, adam, rmsprop"
-    if "tfa" in text and not _HAS_ADDONS:
-      hint = "; tensorflow-addons cannot be used here: it needs TensorFlow 2.15 and Python below 3.12"
-  elif "doesn't have any parameter" in text or "has no parameter" in text or "No parameter named" in text:
-    hint = _parameters_hint(text)
-  return f"{where}{message}{hint}"
+  message = re.sub(r"\s+", " ", text.split("\n  In ")[0]).strip()
+  return f"{where}{message}{_hint(message)}"
 
 
-def _parameters_hint(text: str) -> str:
-  for name, part in _PARTS.items():
-    if re.search(rf"\b{name}\b", text):
-      return f"; {name} has: {', '.join(part.__dataclass_fields__)}"
+def _hint(message: str) -> str:
+  """What may have been meant."""
+  if "No configurable matching" in message:
+    if "tfa" in message and not _HAS_ADDONS:
+      return "; tensorflow-addons cannot be used here: it needs TensorFlow 2.15 and Python below 3.12"
+    return f"; known: {', '.join(sorted(_PARTS))}, and the optimizers sgd, adam, rmsprop"
+  part = re.match(r"Configurable '(\w+)' doesn't have a parameter", message)
+  if part and part[1] in _PARTS:
+    return f"; {part[1]} has: {', '.join(_PARTS[part[1]].__dataclass_fields__)}"
   return ""
 
 
-def _missing_include(files: Sequence[pathlib.Path]) -> str:
-  """Names the first include that no search path has."""
-  roots = [pathlib.Path(), *(f.parent for f in files), experiments_directory()]
-  pending, seen = list(files), set()
+def _check_includes(files: Sequence[pathlib.Path], folders: Sequence[pathlib.Path]) -> None:
+  """Raises UserError for the first include that none of the folders has; gin's own error does not name it."""
+  pending, seen = list(files), set(files)
   while pending:
     file = pending.pop()
     for number, line in enumerate(file.read_text().splitlines(), 1):
-      if not (match := re.match(r"""\s*include\s+['"]([^'"]+)['"]""", line)):
+      match = re.match(r"""\s*include\s+['"]([^'"]+)['"]""", line)
+      if not match:
         continue
-      found = next((root / match[1] for root in roots if (root / match[1]).is_file()), None)
+      found = next((folder / match[1] for folder in folders if (folder / match[1]).is_file()), None)
       if found is None:
-        return f"{file}, line {number}: there is no file {match[1]!r} to include"
+        raise UserError(
+          f"{file}, line {number}: there is no file {match[1]!r} to include; includes are looked up in the working "
+          f"directory, beside the file given to --gin_file, and in {experiments_directory()}"
+        )
       if found not in seen:
         seen.add(found)
         pending.append(found)
-  return "a file to include was not found"
