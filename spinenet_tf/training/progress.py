@@ -56,7 +56,7 @@ class Progress:
     per_step = seconds / steps
     self._seconds_per_step = per_step
     line = {
-      **{k: round(v, 6) for k, v in metrics.items() if k != "data_wait"},
+      **{k: float(f"{v:.7g}") for k, v in metrics.items() if k != "data_wait"},
       "learning_rate": float(self._rate(step - 1)),
       "images_per_second": round(self._batch / per_step, 3),
       "data_wait_share": round(min(1.0, metrics.get("data_wait", 0.0) / seconds), 4),

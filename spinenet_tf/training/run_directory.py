@@ -156,7 +156,7 @@ def environment(command: list[str] | None = None) -> dict[str, Any]:
     "python": sys.version.split()[0],
     "platform": platform.platform(),
     "tensorflow": tf.__version__,
-    "keras": keras.__version__,
+    "keras": getattr(keras, "__version__", None) or _version("keras"),
     "packages": {name: version for name in PACKAGES if (version := _version(name))},
     "spinenet_tf": _version("spinenet_tf"),
     "devices": [f"{d.device_type}: {_device_name(d)}" for d in tf.config.list_physical_devices()],
