@@ -138,3 +138,18 @@ def test_metrics_after_the_resumed_step_are_dropped(tmp_path):
     file.write('{"step": 4, "ki')  # a kill in the middle of a line
   run.drop_metrics_after(2)
   assert [json.loads(line)["step"] for line in run.metrics_file.read_text().splitlines()] == [1, 2]
+
+
+def test_resuming_comes_before_the_initial_checkpoint(experiment, make, tmp_path):
+  from spinenet_tf.training import setup as setups
+
+  _, _, old = make("old", classes=5)
+  old.save()
+  made = experiment(train={"initial_checkpoint": str(tmp_path / "old")})
+  ready = setups.build(made, tmp_path / "run")
+  assert "weights from" in ready.notes[0] and "missing          0" in ready.notes[0]
+  ready.step.global_step.assign(2)
+  ready.checkpoints.save()
+  again = setups.build(made, tmp_path / "run")
+  assert again.global_step == 2
+  assert again.notes[0].startswith("resuming from") and "is not read again" in again.notes[0]
