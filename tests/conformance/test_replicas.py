@@ -1,0 +1,41 @@
+"""Two replicas with synchronised batch norm see the statistics of the whole batch."""
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import numpy as np, tensorflow as tf
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+import sys; sys.path.insert(0, {root!r})
+from tests.conformance.test_layers import ARCH
+from spinenet_tf.models.retinanet import build_retinanet
+
+def outputs(strategy, images):
+  with strategy.scope():
+    model = build_retinanet(ARCH, 2, (32, 32), synchronized=True, min_level=3, max_level=4, head_convs=1, head_width=8)
+    rng = np.random.default_rng(0)
+    for v in model.variables:
+      v.assign(rng.uniform(0.2, 1.0, v.shape).astype("f"))
+  parts = strategy.experimental_distribute_values_from_function(
+      lambda c: tf.split(images, c.num_replicas_in_sync)[c.replica_id_in_sync_group])
+  result = strategy.run(tf.function(lambda x: tf.nest.flatten(model(x, training=True))), args=(parts,))
+  outputs = [tf.concat(strategy.experimental_local_results(r), 0).numpy() for r in result]
+  return outputs, [v.numpy() for v in model.variables]
+
+images = tf.random.stateless_normal([4, 32, 32, 3], [1, 2])
+one = outputs(tf.distribute.OneDeviceStrategy("CPU:0"), images)
+two = outputs(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), images)
+for a, b in zip(one[0] + one[1], two[0] + two[1]):
+  assert np.abs(a - b).max() < 1e-3 * max(np.abs(a).max(), 1), (np.abs(a - b).max(), np.abs(a).max())
+print("equal", len(one[1]))
+"""
+
+
+@pytest.mark.slow
+def test_two_replicas_equal_one_device(root):
+  result = subprocess.run([sys.executable, "-c", PROGRAM.format(root=str(root))], capture_output=True, text=True)
+  assert result.returncode == 0, result.stderr[-3000:]
+  assert "equal" in result.stdout
