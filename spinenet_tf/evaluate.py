@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pathlib
 
-from absl import flags
+from absl import flags, logging
 
 from spinenet_tf.errors import UserError, run_command
 
@@ -28,6 +28,8 @@ def main(argv: list[str]) -> int:
   from spinenet_tf import configs
   from spinenet_tf.training import evaluation
 
+  if not FLAGS["verbosity"].present:
+    logging.set_verbosity(logging.WARNING)
   if argv[1:]:
     raise UserError(
       f"unknown argument {argv[1]!r}; every option is a flag: --gin_file, --gin_param, --model_dir, --checkpoint"

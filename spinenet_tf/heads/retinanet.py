@@ -39,7 +39,13 @@ class Tower(keras.layers.Layer):
     **kwargs,
   ):
     super().__init__(**kwargs)
-    self.convs, self.filters, self.outputs, self.levels, self.bias = convs, filters, outputs, tuple(levels), bias
+    self.convs, self.filters, self.outputs, self.levels, self.bias = (
+      convs,
+      filters,
+      outputs,
+      tuple(levels),
+      bias,
+    )
     self.style = ConvStyle.of(style)
     self.tower = [
       keras.layers.Conv2D(

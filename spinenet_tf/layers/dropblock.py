@@ -63,9 +63,7 @@ class DropBlock(keras.layers.Layer):
       return inputs
     height, width = inputs.shape[1], inputs.shape[2]
     if height is None or width is None:
-      raise UserError(
-        "DropBlock needs a fixed image size in training; give input_size=(height, width) to the builder"
-      )
+      raise UserError("DropBlock needs a fixed image size in training; give input_size=(height, width) to the builder")
     side = min(self.block_size, height, width)
     rate = tf.cast((1.0 - self.keep) * getattr(_state, "strength", 1.0), tf.float32)
     fits_height, fits_width = height - side + 1, width - side + 1

@@ -67,9 +67,7 @@ class Resample(keras.layers.Layer):
   ):
     super().__init__(**kwargs)
     if squeeze_filters < 1:
-      raise UserError(
-        f"a connection is squeezed to {squeeze_filters} channels; raise resample_alpha or filter_scale"
-      )
+      raise UserError(f"a connection is squeezed to {squeeze_filters} channels; raise resample_alpha or filter_scale")
     self.filters, self.squeeze_filters, self.levels_down = filters, squeeze_filters, levels_down
     self.output_size = tuple(output_size) if output_size else None
     self.literal_order, self.style = literal_order, ConvStyle.of(style)
