@@ -57,6 +57,9 @@ class Checkpoints:
     self._latest = tf.train.CheckpointManager(self._all, str(place / LATEST), keep, checkpoint_name="step")
     self._best = tf.train.CheckpointManager(self._weights, str(place / BEST), 1, checkpoint_name="step")
     self._saved_step: int | None = None
+    self._own = None if worker.is_chief else place
+    # Held in memory, so that all workers decide alike: saving is something that they do together.
+    self._best_so_far = self.best() or {}
 
   def restore(self) -> str | None:
     """Restores the latest checkpoint of the run. Returns: its path, or None when there is none."""
@@ -83,19 +86,25 @@ class Checkpoints:
   def save_best(self, metrics: dict[str, float], key: str = "AP") -> bool:
     """Saves the weights as the best when `metrics[key]` is above that of the best so far. Returns: whether it was."""
     value = metrics[key]
-    if not math.isfinite(value) or value <= (self.best() or {}).get(key, -math.inf):
+    if not math.isfinite(value) or value <= self._best_so_far.get(key, -math.inf):
       return False
     step = int(self._step.numpy())
     self._write(self._best, step)
+    numbers = {k: v for k, v in metrics.items() if isinstance(v, float) and math.isfinite(v)}
+    self._best_so_far = {"step": step, **numbers}
     if self._is_chief:
-      numbers = {k: v for k, v in metrics.items() if isinstance(v, float) and math.isfinite(v)}
-      _write_json(self._directory / BEST / "metrics.json", {"step": step, **numbers})
+      _write_json(self._directory / BEST / "metrics.json", self._best_so_far)
     return True
 
   def best(self) -> dict[str, float] | None:
     """Returns step and metrics of the best checkpoint, or None."""
     path = self._directory / BEST / "metrics.json"
     return json.loads(path.read_text()) if path.is_file() else None
+
+  def clean_up(self) -> None:
+    """Removes the files of a worker that is not the chief."""
+    if self._own is not None and self._own.is_dir():
+      tf.io.gfile.rmtree(str(self._own))
 
   def _write(self, manager: tf.train.CheckpointManager, step: int) -> str:
     last = manager.latest_checkpoint

@@ -43,6 +43,7 @@ def train(setup: Setup, *, config: str = "", operative_config: str = "") -> dict
   loop = Loop(setup, progress)
   with _quiet_orbit(), _on_sigterm(loop.stop), explain_errors(setup.inputs.train_pattern):
     metrics = loop.run()
+  setup.checkpoints.clean_up()
   _farewell(setup, progress.say)
   return metrics
 
