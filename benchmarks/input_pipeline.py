@@ -63,21 +63,27 @@ def decode_and_resize(files: list[str], size: int, batch: int) -> tf.data.Datase
   return dataset.batch(batch, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 
 
+def _images_per_second(dataset: tf.data.Dataset, steps: int, batch: int) -> float:
+  """Runs a pipeline from nothing, first until its buffers are full and its parallelism has settled; then stops it."""
+  iterator = iter(dataset)
+  for _ in range(max(steps // 2, 8)):
+    next(iterator)
+  begin = time.perf_counter()
+  for _ in range(steps):
+    next(iterator)
+  speed = steps * batch / (time.perf_counter() - begin)
+  del iterator  # else it goes on filling its buffers while the others are timed
+  return speed
+
+
 def main(_):
   files = shards.find(FLAGS.data)
   kinds = {"spinenet_tf": ours, "Model Garden": model_garden, "decode + resize": decode_and_resize}
-  iterators = {name: iter(make(files, FLAGS.size, FLAGS.batch)) for name, make in kinds.items()}
-  steps = max(1, FLAGS.images // FLAGS.batch)
+  datasets = {name: make(files, FLAGS.size, FLAGS.batch) for name, make in kinds.items()}
   speeds = {name: [] for name in kinds}
-  for number in range(FLAGS.rounds + 1):  # the first warms up
-    for name, iterator in iterators.items():
-      for _ in range(4):  # what was prefetched while others ran
-        next(iterator)
-      begin = time.perf_counter()
-      for _ in range(steps):
-        next(iterator)
-      if number:
-        speeds[name].append(steps * FLAGS.batch / (time.perf_counter() - begin))
+  for _ in range(FLAGS.rounds):
+    for name, dataset in datasets.items():
+      speeds[name].append(_images_per_second(dataset, FLAGS.images // FLAGS.batch, FLAGS.batch))
   medians = {name: statistics.median(values) for name, values in speeds.items()}
   print(f"TensorFlow {tf.__version__}, {FLAGS.size} px, batch {FLAGS.batch}, median of {FLAGS.rounds} rounds")
   print(f"{'pipeline':18}{'images/s':>10}{'lowest':>10}{'highest':>10}")

@@ -78,7 +78,8 @@ def clip(gradients: Sequence[tf.Tensor], limit: float) -> tuple[list[tf.Tensor],
   norm = tf.linalg.global_norm(gradients)
   if not limit:
     return list(gradients), norm
-  return list(tf.clip_by_global_norm(gradients, limit, use_norm=norm)[0]), norm
+  scale = limit / tf.maximum(norm, limit)
+  return [gradient * tf.cast(scale, gradient.dtype) for gradient in gradients], norm
 
 
 def check(builder: object) -> None:

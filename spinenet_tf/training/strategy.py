@@ -40,6 +40,17 @@ def make_strategy(name: str = "auto", tpu: str = "") -> tf.distribute.Strategy:
   raise UserError(f"train.strategy is {name!r}; it must be one of {list(STRATEGIES)}")
 
 
+def skip_graph_rewriting_on_cpu() -> None:
+  """Turns TensorFlow's graph optimizer off in this process when it has no accelerator.
+
+  On a CPU a training step runs as fast without it and starts seconds earlier (`benchmarks/train_step.py`). Options that
+  were set before are left alone.
+  """
+  untouched = not any(tf.config.optimizer.get_experimental_options().values())
+  if untouched and not tf.config.list_physical_devices("GPU"):
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+
 def _multi_worker() -> tf.distribute.Strategy:
   example = '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
   try:
