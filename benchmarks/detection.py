@@ -88,7 +88,7 @@ def main() -> None:
     bias.assign(tf.fill(bias.shape, level))
     model_garden.copy_weights(variables, peer, ours)
     times: dict[str, list[float]] = {"ours": [], "peer": []}
-    for side, run in runs.items():
+    for run in runs.values():
       _time(run, image)
     for _ in range(args.rounds):
       for side, run in runs.items():

@@ -28,9 +28,7 @@ def define_flags() -> None:
 
 
 def _compare(value: float, published: float | None) -> str:
-  return (
-    f"{value:9.2f} {published:9.1f} {100 * (value / published - 1):+6.2f}%" if published else f"{value:9.2f}"
-  )
+  return f"{value:9.2f} {published:9.1f} {100 * (value / published - 1):+6.2f}%" if published else f"{value:9.2f}"
 
 
 def table(num_classes: int = PUBLISHED_CLASSES) -> str:

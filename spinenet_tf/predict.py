@@ -22,9 +22,11 @@ from spinenet_tf.data.image_io import read_image
 from spinenet_tf.errors import UserError, run_command
 from spinenet_tf.serving.detector import Detections, Detector
 from spinenet_tf.serving.load import load
-from spinenet_tf.visualize.boxes import draw
+from spinenet_tf.visualize.boxes import draw, grid
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+OVERVIEW = "overview.jpg"
+_SHOWN = 12  # pictures in the overview
 _SMALLEST = 320  # pixels; smaller pictures are enlarged before names are written on them
 
 
@@ -59,7 +61,7 @@ def find_images(paths: Sequence[str | os.PathLike], output: str | os.PathLike) -
 
 def output_names(images: Sequence[pathlib.Path], output: str | os.PathLike) -> list[pathlib.Path]:
   """Returns where the picture of each image goes: all different, and none the place of an image."""
-  taken = {str(image.resolve()).lower() for image in images}
+  taken = {str(path.resolve()).lower() for path in (*images, pathlib.Path(output) / OVERVIEW)}
   places = []
   for image in images:
     number = 1
@@ -103,6 +105,10 @@ def predict(detector: Detector, images: Sequence[pathlib.Path], output: str | os
     output / "detections.json",
     {"boxes": "(ymin, xmin, ymax, xmax) in pixels of the file", "images": records, "failed": failures},
   )
+  if len(records) > 1:
+    shown = [output / record["picture"] for record in records[:_SHOWN]]
+    grid([read_image(path) for path in shown], tile=(_SMALLEST, _SMALLEST)).save(output / OVERVIEW, quality=90)
+    print(f"the first {len(shown)} of them side by side: {output / OVERVIEW}")
   print(f"{len(records)} pictures and detections.json are in {output}")
   if failures:
     print(f"error: {len(failures)} of {len(images)} files could not be read, see above", file=sys.stderr)

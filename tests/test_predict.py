@@ -45,7 +45,7 @@ def test_all_good_pictures_are_done_and_bad_ones_counted(pictures, tmp_path, cap
   assert [r["picture"] for r in report["images"]] == ["a.jpg", "b.jpg", "a_2.jpg"]
   assert report["images"][0]["boxes"][0] == [0, 0, 30, 40] and report["images"][0]["names"] == ["cat", "cat"]
   assert [f["file"] for f in report["failed"]] == [str(pictures / "broken.jpg")]
-  assert sorted(p.name for p in output.iterdir()) == ["a.jpg", "a_2.jpg", "b.jpg", "detections.json"]
+  assert sorted(p.name for p in output.iterdir()) == ["a.jpg", "a_2.jpg", "b.jpg", "detections.json", "overview.jpg"]
 
 
 def test_output_may_not_be_the_folder_itself_but_one_above(pictures):

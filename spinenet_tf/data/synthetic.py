@@ -40,6 +40,9 @@ class Picture(NamedTuple):
   areas: np.ndarray
 
 
+_PICTURES = 12
+
+
 def generate(count: int, size: int, seed: int = 0, split: str = "train") -> Iterator[Picture]:
   """Draws `count` pictures of `size` x `size` pixels (at least 32)."""
   if size < 32 or count < 1:
@@ -58,7 +61,7 @@ def prepare_synthetic(
   seed: int = 0,
   overwrite: bool = False,
 ) -> dict[str, list[str]]:
-  """Writes a train and a val split with meta.json.
+  """Writes a train and a val split with meta.json, and the first pictures of val as PNG files, to look at and predict.
 
   Returns: {split: report, line by line}.
   Raises: UserError for sizes that make no sense and for an `output` with other data.
@@ -77,6 +80,10 @@ def prepare_synthetic(
     written = convert.write(records, count, output, names, report)
     convert.commit(output, split, written, CATEGORIES, report, prints[split], overwrite)
     lines[split] = report.lines([c.name for c in CATEGORIES])
+  folder = os.path.join(output, "pictures")
+  os.makedirs(folder, exist_ok=True)
+  for number, picture in enumerate(generate(min(val, _PICTURES), size, seed, "val")):
+    Image.fromarray(picture.pixels).save(os.path.join(folder, f"val_{number:06d}.png"))
   return lines
 
 

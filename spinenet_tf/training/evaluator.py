@@ -99,7 +99,7 @@ class Evaluator(orbit.AbstractEvaluator):
     """Returns up to `count` pictures, ground truth at the left and detections at the right."""
     images = denormalize(self._gather(batch["image"])[:count]).numpy()
     boxes, classes = self._gather(batch["boxes"]), self._gather(batch["classes"])
-    names = [category["name"] for category in self._inputs.categories]
+    names = self._inputs.class_names
     pictures = []
     for i in np.flatnonzero(facts["is_real"][:count]):
       found = _marks(detections["detection_boxes"][i], detections["detection_classes"][i], names)

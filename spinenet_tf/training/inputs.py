@@ -42,15 +42,24 @@ class Inputs:
 
   @property
   def categories(self) -> list[dict[str, Any]]:
-    """[{"id", "name"}] by class index; numbered names where there is no meta.json."""
+    """[{"id", "name"}] of the data set; numbered names where there is no meta.json."""
     if self.meta:
       return [{"id": category.id, "name": category.name} for category in self.meta.categories]
     return [{"id": i + 1, "name": f"class {i + 1}"} for i in range(self.num_classes)]
 
   @property
   def class_ids(self) -> tuple[int, ...] | None:
-    """Original category ids by class index, None where there is no meta.json."""
+    """Original category ids by class index, None where there is no meta.json; some may be ids of no category."""
+    if self.meta and self.settings.class_layout == "original":
+      return tuple(range(self.num_classes))
     return self.meta.ids if self.meta else None
+
+  @property
+  def class_names(self) -> list[str]:
+    """Names by class index."""
+    names = {category["id"]: category["name"] for category in self.categories}
+    ids = self.class_ids or range(1, self.num_classes + 1)
+    return [names.get(number, f"no class {number}") for number in ids]
 
   def training(
     self, strategy: tf.distribute.Strategy, start_step: int, seed: int, accumulation: int
@@ -80,7 +89,10 @@ class Inputs:
     return strategy.distribute_datasets_from_function(pipeline)
 
   def evaluation(self, strategy: tf.distribute.Strategy) -> tf.distribute.DistributedDataset:
-    """Returns the evaluation examples in order, once; fillers complete the last batch."""
+    """Returns the evaluation examples in order, once; fillers complete the last batch.
+
+    Each of several workers sees them all and comes to the same numbers: nothing has to be gathered over the network.
+    """
     dataset = detection_dataset(
       self.eval_pattern,
       image_size=self.image_size,
@@ -89,6 +101,9 @@ class Inputs:
       class_ids=self.class_ids,
       max_boxes=self.settings.max_boxes,
     )
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    dataset = dataset.with_options(options)
     # Source ids are strings, which accelerators do not take.
     return strategy.experimental_distribute_dataset(
       dataset, tf.distribute.InputOptions(experimental_fetch_to_device=False)
@@ -102,9 +117,8 @@ class Inputs:
   def evaluator(self) -> CocoEvaluator:
     """Returns a new evaluator with the ground truth of the evaluation examples."""
     if self.settings.annotation_file:
-      return CocoEvaluator(self.categories, annotation_file=self.settings.annotation_file)
-    records = ({**record, "classes": record["class_ids"]} for record in groundtruth(self.eval_pattern))
-    return CocoEvaluator(self.categories, groundtruth=records)
+      return CocoEvaluator(self.categories, annotation_file=self.settings.annotation_file, class_ids=self.class_ids)
+    return CocoEvaluator(self.categories, groundtruth=groundtruth(self.eval_pattern), class_ids=self.class_ids)
 
 
 def resolve(data: DataSettings, model: ModelSettings, *, training: bool = True) -> Inputs:
@@ -127,7 +141,8 @@ def resolve(data: DataSettings, model: ModelSettings, *, training: bool = True) 
   if train is None and evaluation is None:
     raise UserError("no evaluation data: set data.eval_split or data.eval_pattern")
   examples = _examples(data, meta, train) if training else 0
-  return Inputs(data, model.size, _num_classes(model, meta, source), meta, train, evaluation, examples)
+  classes = _num_classes(model, meta, source, data.class_layout)
+  return Inputs(data, model.size, classes, meta, train, evaluation, examples)
 
 
 def _pattern(data: DataSettings, which: str) -> Any:
@@ -165,18 +180,27 @@ def _examples(data: DataSettings, meta: meta_lib.Meta | None, pattern: Any) -> i
   return sum(shards.count(shards.find(pattern)))
 
 
-def _num_classes(model: ModelSettings, meta: meta_lib.Meta | None, source: Any) -> int:
+def _num_classes(model: ModelSettings, meta: meta_lib.Meta | None, source: Any, layout: str) -> int:
   if meta is None:
+    if layout != "contiguous":
+      raise UserError(
+        f"data.class_layout is {layout!r}, which needs a meta.json beside {source!r}; write it with `prepare`"
+      )
     if model.num_classes is None:
       raise UserError(
         f"there is no meta.json beside {source!r}, so model.num_classes must be set: the number of classes without "
         "background; ids are then 1 to num_classes"
       )
     return model.num_classes
-  if model.num_classes not in (None, meta.num_classes):
+  if layout == "original":
+    expected, what = max(meta.ids) + 1, f"ids up to {max(meta.ids)}, so {max(meta.ids) + 1} outputs"
+  else:
+    names = f"{', '.join(meta.names[:5])}{', ...' if meta.num_classes > 5 else ''}"
+    expected, what = meta.num_classes, f"{meta.num_classes} classes ({names})"
+  if model.num_classes not in (None, expected):
     raise UserError(
-      f"model.num_classes is {model.num_classes}, meta.json of {source!r} has {meta.num_classes} classes "
-      f"({', '.join(meta.names[:5])}{', ...' if meta.num_classes > 5 else ''}); background does not count: leave "
-      "model.num_classes out, and the number is taken from meta.json"
+      f"model.num_classes is {model.num_classes}, meta.json of {source!r} has {what}; background does not count: leave "
+      "model.num_classes out, and the number is taken from meta.json; the authors' 91 outputs for COCO are "
+      "data.class_layout = 'original'"
     )
-  return meta.num_classes
+  return expected

@@ -15,6 +15,8 @@ from spinenet_tf.ops.anchors import AnchorConfig
 from spinenet_tf.training import optimizers
 from spinenet_tf.training.schedules import Duration, Schedule
 
+CLASS_LAYOUTS = ("contiguous", "original")
+
 
 def as_size(size: int | Sequence[int]) -> tuple[int, int]:
   """Returns (height, width) of a side or a pair, in pixels.
@@ -107,6 +109,8 @@ class DataSettings:
     scale_jitter: range of the random scale of training images.
     flip: whether half of the training images are mirrored.
     max_boxes: objects kept for each image.
+    class_layout: "contiguous" gives each category of meta.json one output, in order of their ids; "original" makes the
+      id the index, as the authors do: 91 outputs for COCO, of which 0 and the unused ids are never trained as objects.
     shuffle_buffer: examples among which the next one is drawn.
     cache: keep the encoded records in memory.
   """
@@ -123,6 +127,7 @@ class DataSettings:
   scale_jitter: tuple[float, float] = (0.5, 2.0)
   flip: bool = True
   max_boxes: int = 100
+  class_layout: str = "contiguous"
   shuffle_buffer: int = 10_000
   cache: bool = False
 
@@ -131,6 +136,8 @@ class DataSettings:
       value = getattr(self, name)
       if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise UserError(f"data.{name} is {value!r}; it must be a whole number from 1 on")
+    if self.class_layout not in CLASS_LAYOUTS:
+      raise UserError(f"data.class_layout is {self.class_layout!r}; it must be one of {list(CLASS_LAYOUTS)}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -85,6 +85,7 @@ def model_description(
     "architecture": settings.find_architecture().to_dict(),
     "model": settings.arguments(data.num_classes, replicas),
     "categories": data.categories,
+    "class_ids": data.class_ids,
     "detection": dataclasses.asdict(detection),
   }
 
