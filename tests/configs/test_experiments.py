@@ -71,7 +71,7 @@ def test_protocols_are_the_published_ones(network, protocol):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["spinenet49s_protA.gin", "spinenet190_protC.gin", "demo.gin", "custom/own_data.gin"])
+@pytest.mark.parametrize("name", LEAVES)
 def test_a_step_at_small_size(name, shapes, tmp_path):
   configs.parse([name, "overlays/tiny_cpu.gin"], [f"DATA_DIR='{shapes}'"])
   made = configs.experiment()
