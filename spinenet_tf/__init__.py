@@ -13,9 +13,13 @@ The names below are the stable API; each is imported when it is first used, so `
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+# TensorFlow's C++ side would print dozens of notes about this machine before the first line of a command. Errors stay.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 _HOME = {
   "Architecture": "backbones.spec",
