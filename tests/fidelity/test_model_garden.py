@@ -33,7 +33,7 @@ def pair(request):
 def test_outputs_agree(pair, training):
   ours, peer = pair
   images = tf.random.stateless_normal([4, 256, 256, 3], [1, 2])
-  tolerance = 1e-3 if training else 1e-4  # batch statistics of 4 x 4 pixels magnify rounding
+  tolerance = 1e-2 if training else 1e-4  # statistics of a few pixels magnify rounding; a wrong weight gives 1 and more
   mine = ours(images, training=training)
   features = peer.backbone(images, training=training)
   scores, boxes, _ = peer.head(features, training=training)
