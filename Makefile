@@ -30,6 +30,10 @@ demo: .venv/installed
 	.venv/bin/python -m spinenet_tf.train --gin_file=experiments/demo.gin --gin_param="DATA_DIR='$(DEMO)/data'" --model_dir=$(DEMO)/run
 	.venv/bin/python -m spinenet_tf.evaluate --model_dir=$(DEMO)/run
 	.venv/bin/python -m spinenet_tf.predict --model_dir=$(DEMO)/run --output=$(DEMO)/pictures $(DEMO)/data/pictures
+	@echo "look at $(DEMO)/pictures/overview.jpg; then try"
+	@echo "  .venv/bin/tensorboard --logdir=$(DEMO)/run/tensorboard"
+	@echo "  .venv/bin/python -m spinenet_tf.predict --model_dir=$(DEMO)/run YOUR_PICTURES"
+	@echo "  .venv/bin/python -m spinenet_tf.prepare coco --help      (your own boxes; docs/train.md goes on from there)"
 
 test: lint test220 test215
 

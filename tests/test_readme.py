@@ -95,6 +95,8 @@ def test_the_demo_in_small(tmp_path):
   small = {"prepare": ["--train=8", "--val=4"], "train": [f"--gin_file={ROOT}/experiments/overlays/tiny_cpu.gin"]}
   names = []
   for line in lines.splitlines():
+    if line.startswith("\t@echo"):
+      continue
     words = shlex.split(line.strip().replace("$(DEMO)", str(tmp_path)))
     name = words[2].split(".")[1]
     names.append(name)
