@@ -101,9 +101,6 @@ class Inputs:
       class_ids=self.class_ids,
       max_boxes=self.settings.max_boxes,
     )
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    dataset = dataset.with_options(options)
     # Source ids are strings, which accelerators do not take.
     return strategy.experimental_distribute_dataset(
       dataset, tf.distribute.InputOptions(experimental_fetch_to_device=False)

@@ -58,12 +58,7 @@ class Loop:
 
   def __init__(self, setup: Setup, progress: Progress):
     self._setup, self._progress, self._stopped = setup, progress, False
-    train = setup.experiment.train
-    self._trainer = Trainer(
-      setup.strategy,
-      setup.step,
-      lambda: setup.inputs.training(setup.strategy, setup.global_step, train.seed, train.accumulation),
-    )
+    self._trainer = _trainer(setup)
     tensorboard = setup.run.tensorboard
     self._controller = orbit.Controller(
       trainer=self._trainer,
@@ -131,12 +126,7 @@ def dry_run(setup: Setup) -> None:
   speak(f"dry run: two steps and one evaluation batch of {setup.run.path}")
   with tempfile.TemporaryDirectory() as scratch, _quiet_orbit(), explain_errors(setup.inputs.train_pattern):
     setup.run = RunDirectory(scratch)
-    train = setup.experiment.train
-    trainer = Trainer(
-      setup.strategy,
-      setup.step,
-      lambda: setup.inputs.training(setup.strategy, setup.global_step, train.seed, train.accumulation),
-    )
+    trainer = _trainer(setup)
     seconds, losses = [], []
     for _ in range(2):
       begin = time.perf_counter()
@@ -163,6 +153,15 @@ def _evaluate_one_batch(evaluator: Evaluator) -> None:
     evaluator.evaluate(tf.constant(1))
   finally:
     logging.set_verbosity(verbosity)
+
+
+def _trainer(setup: Setup) -> Trainer:
+  train = setup.experiment.train
+  return Trainer(
+    setup.strategy,
+    setup.step,
+    lambda: setup.inputs.training(setup.strategy, setup.global_step, train.seed, train.accumulation),
+  )
 
 
 def _next(step: int, interval: int) -> int:

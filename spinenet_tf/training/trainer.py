@@ -14,8 +14,6 @@ from spinenet_tf.errors import UserError
 from spinenet_tf.training.step import METRICS, RetinaNetStep
 from spinenet_tf.training.strategy import first_value
 
-INPUTS = ("image", "boxes", "classes")
-
 
 class Trainer(orbit.AbstractTrainer):
   """Runs training steps; `train(n)` returns the means over its n steps.
