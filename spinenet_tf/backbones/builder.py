@@ -8,7 +8,7 @@ import pathlib
 import tensorflow as tf
 
 from spinenet_tf.backbones.catalog import architecture as find_architecture
-from spinenet_tf.backbones.spec import STEM_FILTERS, Architecture
+from spinenet_tf.backbones.spec import Architecture
 from spinenet_tf.compat import keras
 from spinenet_tf.errors import UserError
 from spinenet_tf.layers.blocks import Block
@@ -153,9 +153,10 @@ class Backbone(keras.Model):
 
 def _stem(arch: Architecture, images: tf.Tensor, style: ConvStyle) -> list[tf.Tensor]:
   """Returns the features of the stem: 7x7/2, max-pool, then a chain of blocks."""
-  features = ConvNorm(STEM_FILTERS, 7, 2, style=style, name="stem")(images)
-  features = keras.layers.MaxPool2D(3, 2, "same", name="stem_pool")(features)
-  level, outputs = 2, []
+  features = ConvNorm(arch.stem_filters, arch.stem_kernel, 2, style=style, name="stem")(images)
+  level, outputs = 1, []
+  if arch.stem_pool:
+    features, level = keras.layers.MaxPool2D(3, 2, "same", name="stem_pool")(features), 2
   for i, spec in enumerate(arch.stem):
     for repeat in range(arch.block_repeats):
       strides = 2 ** (spec.level - level)

@@ -13,7 +13,7 @@ import pathlib
 
 from spinenet_tf.backbones.builder import level_size
 from spinenet_tf.backbones.catalog import architecture as find_architecture
-from spinenet_tf.backbones.spec import STEM_FILTERS, Architecture
+from spinenet_tf.backbones.spec import Architecture
 from spinenet_tf.errors import UserError
 from spinenet_tf.layers.blocks import block_channels, kernel_sizes
 
@@ -110,8 +110,8 @@ class _Counter:
 
 
 def _count_backbone(counter: _Counter, arch: Architecture, levels: tuple[int, ...]) -> None:
-  counter.conv("stem", 1, 7, 3, STEM_FILTERS)
-  channels, level = STEM_FILTERS, 2
+  counter.conv("stem", 1, arch.stem_kernel, 3, arch.stem_filters)
+  channels, level = arch.stem_filters, 2 if arch.stem_pool else 1
   for i, spec in enumerate(arch.features):
     if i >= len(arch.stem):
       for parent in spec.parents:

@@ -2,20 +2,23 @@
 
 `Architecture.stem` is a plain chain; `Architecture.blocks` are the scale-permuted blocks after it. Features are numbered
 from the stem on: with a stem of two blocks, `parents=(0, 2)` joins the first stem block and the first permuted block.
+A ResNet with a feature pyramid network is an architecture, too: all stem, no permuted blocks, `pyramid="fpn"`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import pathlib
+from collections.abc import Iterable
 
+from spinenet_tf.backbones import rules
 from spinenet_tf.errors import UserError
-from spinenet_tf.layers.blocks import BLOCKS, block_channels
+from spinenet_tf.layers.blocks import block_channels
 
-MIN_LEVEL, MAX_LEVEL = 1, 7
-STEM_FILTERS = 64  # of the first convolution, whatever the filter scale [authors' spinenet.py]
-LEVEL_FILTERS = {1: 32, 2: 64, 3: 128, 4: 256, 5: 256, 6: 256, 7: 256}
+VERSION = 1  # of the JSON format
+LEVEL_FILTERS = (32, 64, 128, 256, 256, 256, 256)  # levels 1 to 7  [authors' spinenet.py]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +27,7 @@ class BlockSpec:
 
   Attributes:
     level: 1 to 7.
-    block: "bottleneck" or "residual".
+    block: "bottleneck", "residual" or "mbconv".
     parents: indices of the features it reads, earlier ones, each once. Empty in a stem, which is a chain.
     is_output: its features become the pyramid's at its level.
   """
@@ -35,7 +38,8 @@ class BlockSpec:
   is_output: bool = False
 
   def __post_init__(self):
-    object.__setattr__(self, "parents", tuple(self.parents))
+    if isinstance(self.parents, (list, tuple)):
+      object.__setattr__(self, "parents", tuple(self.parents))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,34 +48,53 @@ class Architecture:
 
   Attributes:
     name: for messages, files and pictures.
-    stem: blocks of the stem, a chain; features 0, 1, ... of the network.
-    blocks: the scale-permuted blocks, in the order they are built.
+    stem: blocks of the stem, a chain; features 0, 1, ... of the network. Any prefix of a ResNet is one.
+    blocks: the scale-permuted blocks, in the order they are built; empty under `pyramid="fpn"`.
     filter_scale: multiplies the widths of all blocks; products are truncated.
     resample_alpha: width of a connection's first convolution, as a share of its parent's filters.
     block_repeats: how many copies of every block stand in a row, stem included.
     endpoint_filters: channels of every level of the pyramid.
     connect_unused: the out-degree-0 rule, see `unused_inputs`.
+    allow_disconnected: blocks that lead to no output are allowed; they are left out of the network. Otherwise one is
+      taken for a mistake and refused.
+    level_filters: width of the 3x3 convolutions at levels 1 to 7, before `filter_scale`.
+    stem_filters: channels of the first convolution, whatever `filter_scale`.
+    stem_kernel: side of its kernel; its stride is 2.
+    stem_pool: a 3x3/2 max-pool follows it, so that the stem's blocks begin at level 2 rather than 1.
+    separable: connections and heads are made of depthwise and 1x1 convolutions.  [appendix A]
+    pyramid: "endpoints", a 1x1 convolution behind every output block, or "fpn", a feature pyramid network on the last
+      stem block of levels 3 to 5.
     head_convs, head_filters: depth and width of the RetinaNet towers that belong to it.
     anchor_size: RetinaNet's base anchor, in strides of its level.
+    note: where it comes from, and what in it is not the paper's.
   """
 
   name: str
   stem: tuple[BlockSpec, ...]
-  blocks: tuple[BlockSpec, ...]
+  blocks: tuple[BlockSpec, ...] = ()
   filter_scale: float = 1.0
   resample_alpha: float = 0.5
   block_repeats: int = 1
   endpoint_filters: int = 256
   connect_unused: bool = True
+  allow_disconnected: bool = False
+  level_filters: tuple[int, ...] = LEVEL_FILTERS
+  stem_filters: int = 64
+  stem_kernel: int = 7
+  stem_pool: bool = True
+  separable: bool = False
+  pyramid: str = "endpoints"
   head_convs: int = 4
   head_filters: int = 256
   anchor_size: float = 3.0
+  note: str = ""
 
   def __post_init__(self):
     for field in ("stem", "blocks"):
       specs = tuple(BlockSpec(**b) if isinstance(b, dict) else b for b in getattr(self, field))
       object.__setattr__(self, field, specs)
-    _validate(self)
+    object.__setattr__(self, "level_filters", tuple(self.level_filters))
+    rules.check(self)
 
   @property
   def features(self) -> tuple[BlockSpec, ...]:
@@ -79,13 +102,23 @@ class Architecture:
     return self.stem + self.blocks
 
   @property
+  def outputs(self) -> dict[int, int]:
+    """Level -> index of the feature that the pyramid's level is made of, ascending.
+
+    Under "fpn" levels 3 to 5 alone; its levels 6 and 7 are made of level 5.
+    """
+    if self.pyramid == "fpn":
+      return {spec.level: i for i, spec in enumerate(self.stem) if spec.level >= rules.FPN_LEVELS[0]}
+    return dict(sorted((spec.level, i) for i, spec in enumerate(self.features) if spec.is_output))
+
+  @property
   def output_levels(self) -> tuple[int, ...]:
     """Levels of the pyramid, ascending."""
-    return tuple(sorted(b.level for b in self.blocks if b.is_output))
+    return rules.FPN_LEVELS if self.pyramid == "fpn" else tuple(self.outputs)
 
   def filters(self, level: int) -> int:
     """Returns the width of the 3x3 convolutions at a level."""
-    return int(LEVEL_FILTERS[level] * self.filter_scale)
+    return int(self.level_filters[level - 1] * self.filter_scale)
 
   def channels(self, index: int) -> int:
     """Returns the channels of feature `index`."""
@@ -93,7 +126,7 @@ class Architecture:
     return block_channels(spec.block, self.filters(spec.level))
 
   def squeeze_filters(self, parent: int) -> int:
-    """Returns the width of the first convolution of connections that leave feature `parent`."""
+    """Returns the width of the first convolution of connections that leave feature `parent`; none when separable."""
     return int(self.filters(self.features[parent].level) * self.resample_alpha)
 
   def unused_inputs(self, index: int) -> tuple[int, ...]:
@@ -102,8 +135,9 @@ class Architecture:
     When an output block is built, every earlier feature that nothing has read so far, of the same level and with the
     same channels, is added to its input.  [section 3.3; decided from the spec, so the image size plays no role]
     """
-    return self._unused_inputs().get(index, ())
+    return self._unused_inputs.get(index, ())
 
+  @functools.cached_property
   def _unused_inputs(self) -> dict[int, tuple[int, ...]]:
     used = set(range(len(self.stem) - 1))  # a chain: each stem block but the last has a reader
     added: dict[int, tuple[int, ...]] = {}
@@ -120,9 +154,29 @@ class Architecture:
       used.update(added[i])
     return added
 
+  def inputs(self, index: int) -> tuple[int, ...]:
+    """Returns all features that feature `index` reads: its parents and unused ones, or its neighbour in the stem."""
+    if index < len(self.stem):
+      return (index - 1,) if index else ()
+    return (*self.features[index].parents, *self.unused_inputs(index))
+
+  def used(self, levels: Iterable[int] | None = None) -> frozenset[int]:
+    """Returns the features that the pyramid's `levels` depend on; those of all its levels when None."""
+    if self.pyramid == "fpn":
+      return frozenset(range(len(self.stem)))  # every level is made of the last block, at least
+    wanted = set(self.outputs if levels is None else levels)
+    pending = [i for level, i in self.outputs.items() if level in wanted]
+    found: set[int] = set()
+    while pending:
+      i = pending.pop()
+      if i not in found:
+        found.add(i)
+        pending += self.inputs(i)
+    return frozenset(found)
+
   def to_dict(self) -> dict:
     """Returns a dictionary of plain values."""
-    return dataclasses.asdict(self)
+    return {"version": VERSION, **dataclasses.asdict(self)}
 
   @classmethod
   def from_dict(cls, values: dict) -> Architecture:
@@ -130,10 +184,15 @@ class Architecture:
 
     Raises: UserError naming the key that is missing or unknown, or the block that breaks a rule.
     """
+    values = dict(values)
+    if (version := values.pop("version", VERSION)) != VERSION:
+      raise UserError(
+        f"the architecture has version {version!r}, this package reads version {VERSION}; write it again with to_json"
+      )
     known = {f.name for f in dataclasses.fields(cls)}
     if unknown := sorted(set(values) - known):
       raise UserError(f"unknown key(s) {unknown} in an architecture; known: {sorted(known)}")
-    if missing := sorted({"name", "stem", "blocks"} - set(values)):
+    if missing := sorted({"name", "stem"} - set(values)):
       raise UserError(f"key(s) {missing} missing in an architecture")
     try:
       return cls(**values)
@@ -171,64 +230,8 @@ class Architecture:
     """Returns a table: index, level, block, parents, output."""
     rows = [f"{self.name}: scale {self.filter_scale}, alpha {self.resample_alpha}, repeats {self.block_repeats}"]
     for i, spec in enumerate(self.features):
-      parents = [str(p) for p in (spec.parents if i >= len(self.stem) else (i - 1,) if i else ())]
-      parents += [f"+{p}" for p in self.unused_inputs(i)]
-      output = f"P{spec.level}" if spec.is_output else ""
+      added = self.unused_inputs(i)
+      parents = [f"+{p}" if p in added else f"{p}" for p in self.inputs(i)]
+      output = f"P{spec.level}" if i in self.outputs.values() else ""
       rows.append(f"{i:3d}  L{spec.level}  {spec.block:<10}  {','.join(parents):<10}  {output}".rstrip())
     return "\n".join(rows)
-
-
-def _validate(arch: Architecture) -> None:
-  """Raises UserError where an architecture breaks a rule; the text names the block."""
-  if not arch.name or not isinstance(arch.name, str):
-    raise UserError(f"an architecture needs a name, not {arch.name!r}")
-  if not arch.stem or not arch.blocks:
-    raise UserError(
-      f"{arch.name}: stem has {len(arch.stem)} blocks, blocks {len(arch.blocks)}; each needs at least one"
-    )
-  level = 2
-  for i, spec in enumerate(arch.features):
-    where = f"{arch.name}, block {i}"
-    if isinstance(spec.level, bool) or not isinstance(spec.level, int) or not MIN_LEVEL <= spec.level <= MAX_LEVEL:
-      raise UserError(f"{where}: level is {spec.level!r}; it must be a whole number from {MIN_LEVEL} to {MAX_LEVEL}")
-    if spec.block not in BLOCKS:
-      raise UserError(f"{where}: block is {spec.block!r}; it must be one of {list(BLOCKS)}")
-    if i < len(arch.stem):
-      if spec.parents or spec.is_output:
-        raise UserError(f"{where} is in the stem, a plain chain; it has no parents of its own and is no output")
-      if not level <= spec.level <= level + 1:
-        raise UserError(f"{where}: stem level is {spec.level} after {level}; it stays or rises by one, from 2 on")
-      level = spec.level
-    else:
-      _validate_parents(where, i, spec)
-  levels = [b.level for b in arch.blocks if b.is_output]
-  if not levels:
-    raise UserError(f"{arch.name}: no block has is_output=true; give one for each level of the pyramid")
-  if len(set(levels)) < len(levels):
-    twice = sorted({x for x in levels if levels.count(x) > 1})
-    blocks = [i for i, b in enumerate(arch.features) if b.is_output and b.level in twice]
-    raise UserError(f"{arch.name}: level(s) {twice} have more than one output, blocks {blocks}; keep one each")
-  if sorted(levels) != list(range(min(levels), max(levels) + 1)):
-    raise UserError(f"{arch.name}: output levels are {sorted(levels)}; they must follow each other without a gap")
-  for field, low in (("filter_scale", 0), ("resample_alpha", 0), ("anchor_size", 0)):
-    if not getattr(arch, field) > low:
-      raise UserError(f"{arch.name}: {field} is {getattr(arch, field)}; it must be above {low}")
-  for field in ("block_repeats", "endpoint_filters", "head_convs", "head_filters"):
-    if not (isinstance(getattr(arch, field), int) and getattr(arch, field) >= 1):
-      raise UserError(f"{arch.name}: {field} is {getattr(arch, field)!r}; it must be a whole number from 1 on")
-  for p in sorted({p for b in arch.blocks for p in b.parents}):
-    if arch.squeeze_filters(p) < 1:
-      raise UserError(
-        f"{arch.name}: connections from block {p} have {arch.filters(arch.features[p].level)} x resample_alpha "
-        f"{arch.resample_alpha} < 1 channels; raise filter_scale ({arch.filter_scale}) or resample_alpha"
-      )
-
-
-def _validate_parents(where: str, index: int, spec: BlockSpec) -> None:
-  if not spec.parents:
-    raise UserError(f"{where} has no parents; name at least one earlier block")
-  if len(set(spec.parents)) < len(spec.parents):
-    raise UserError(f"{where}: parents are {spec.parents}; each may stand once")
-  for parent in spec.parents:
-    if isinstance(parent, bool) or not isinstance(parent, int) or not 0 <= parent < index:
-      raise UserError(f"{where}: parent {parent!r} is not an earlier block; give numbers from 0 to {index - 1}")

@@ -12,7 +12,7 @@ from spinenet_tf.layers.stochastic_depth import StochasticDepth
 from spinenet_tf.layers.style import ConvStyle
 
 BOTTLENECK_EXPANSION = 4
-BLOCKS = ("bottleneck", "residual")
+BLOCKS = ("bottleneck", "residual", "mbconv")
 
 
 def block_channels(block: str, filters: int) -> int:

@@ -18,7 +18,8 @@ def symmetric_padding(kernel_size: int) -> list[list[int]]:
 class ConvNorm(keras.layers.Layer):
   """Convolution without bias, batch normalisation and, unless told otherwise, activation.
 
-  Kernels start as the authors' do: truncated normal, variance 1 / fan-in.
+  Under a folded style, convolution with bias and no normalisation. Kernels start as the authors' do: truncated normal,
+  variance 1 / fan-in.
 
   Args:
     filters: output channels.
@@ -48,18 +49,20 @@ class ConvNorm(keras.layers.Layer):
       kernel_size,
       strides=strides,
       padding="valid" if self._pads else "same",
-      use_bias=False,
+      use_bias=self.style.folded,
       kernel_initializer=keras.initializers.VarianceScaling(),
       name="conv",
     )
-    self.norm = self.style.norm()
+    self.norm = None if self.style.folded else self.style.norm()
 
   @tf.autograph.experimental.do_not_convert
   def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
     """Returns the normalised, perhaps activated, convolution of `inputs`."""
     if self._pads:
       inputs = tf.pad(inputs, symmetric_padding(self.kernel_size))
-    outputs = self.norm(self.conv(inputs), training=training)
+    outputs = self.conv(inputs)
+    if self.norm:
+      outputs = self.norm(outputs, training=training)
     return self.style.activate(outputs) if self.activate else outputs
 
   def get_config(self) -> dict:

@@ -25,6 +25,8 @@ class ConvStyle:
     synchronized: batch statistics are those of all replicas rather than of each one.
     padding: of strided convolutions. "symmetric" pads (k - 1) // 2 zeros on each side, as the authors' code and
       PyTorch do; "same" is TensorFlow's rule, which on even sizes pads the far side more, as Model Garden does.
+    folded: normalisations are folded into the convolutions before them, which have biases instead: for inference only,
+      see `serving.fold`.
   """
 
   activation: str = "relu"
@@ -32,6 +34,7 @@ class ConvStyle:
   norm_epsilon: float = 1e-3
   synchronized: bool = False
   padding: str = "symmetric"
+  folded: bool = False
 
   def __post_init__(self):
     if self.activation not in ACTIVATIONS:

@@ -19,7 +19,7 @@ def _arch(*blocks, **kwargs):
 def test_block_11_of_spinenet49_is_joined_to_block_14():
   arch = architecture("spinenet49")
   assert {i: arch.unused_inputs(i) for i in range(17) if arch.unused_inputs(i)} == {14: (11,)}
-  assert dataclasses.replace(arch, connect_unused=False).unused_inputs(14) == ()
+  assert dataclasses.replace(arch, connect_unused=False, allow_disconnected=True).unused_inputs(14) == ()
 
 
 def test_unused_blocks_of_other_type_or_level_are_not_joined():
@@ -28,6 +28,7 @@ def test_unused_blocks_of_other_type_or_level_are_not_joined():
     (4, "bottleneck", (0, 1)),  # 3: other level
     (3, "bottleneck", (0, 1)),  # 4: fits
     (3, "bottleneck", (0, 1), True),  # 5
+    allow_disconnected=True,
   )
   assert arch.unused_inputs(5) == (4,)
 
@@ -76,11 +77,11 @@ def test_describe_names_blocks_parents_and_outputs():
     (lambda: _arch((3, "bottleneck", (0, 1), True), filter_scale=0.0), "filter_scale is 0.0"),
     (lambda: _arch((3, "bottleneck", (0, 1), True), filter_scale=0.02), "raise filter_scale"),
     (lambda: _arch((3, "bottleneck", (0, 1), True), block_repeats=0), "block_repeats is 0"),
-    (lambda: Architecture("mine", (), ()), "needs at least one"),
+    (lambda: Architecture("mine", (), ()), "the stem has no blocks"),
     (lambda: architecture("spinenet50"), "no architecture named 'spinenet50'.*spinenet49s"),
     (lambda: architecture("nowhere.json"), "no architecture file"),
     (lambda: Architecture.from_json("{broken"), "not JSON"),
-    (lambda: Architecture.from_json(json.dumps({"name": "x"})), r"key\(s\) \['blocks', 'stem'\] missing"),
+    (lambda: Architecture.from_json(json.dumps({"name": "x"})), r"key\(s\) \['stem'\] missing"),
     (
       lambda: Architecture.from_dict({**architecture("49").to_dict(), "colour": 1}),
       r"unknown key\(s\) \['colour'\]",
