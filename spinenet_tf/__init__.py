@@ -31,10 +31,12 @@ _HOME = {
   "architecture": "backbones.catalog",
   "build_backbone": "backbones.builder",
   "build_retinanet": "models.retinanet",
+  "damaged": "backbones.edit",
   "draw": "visualize.boxes",
   "load": "serving.load",
   "profile": "backbones.profile",
   "read_image": "data.image_io",
+  "scaled": "backbones.edit",
 }
 
 __all__ = sorted(_HOME)
@@ -42,6 +44,8 @@ __all__ = sorted(_HOME)
 if TYPE_CHECKING:
   from spinenet_tf.backbones.builder import build_backbone as build_backbone
   from spinenet_tf.backbones.catalog import architecture as architecture
+  from spinenet_tf.backbones.edit import damaged as damaged
+  from spinenet_tf.backbones.edit import scaled as scaled
   from spinenet_tf.backbones.profile import profile as profile
   from spinenet_tf.backbones.spec import Architecture as Architecture
   from spinenet_tf.backbones.spec import BlockSpec as BlockSpec
