@@ -39,9 +39,9 @@ def _ours(name: str, size: int, batch: int):
   from spinenet_tf.losses.retinanet import RetinaNetLoss
   from spinenet_tf.models.retinanet import build_retinanet
   from spinenet_tf.training.step import RetinaNetStep
-  from spinenet_tf.training.strategy import skip_graph_rewriting_on_cpu
+  from spinenet_tf.training.strategy import tune_for_cpu
 
-  skip_graph_rewriting_on_cpu()
+  tune_for_cpu()
   model = build_retinanet(name, CLASSES, (size, size))
   optimizer = keras.optimizers.legacy.SGD(0.01, momentum=0.9)
   step_variable = tf.Variable(0, dtype=tf.int64)

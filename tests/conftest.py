@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import sys
 
 import pytest
 
@@ -22,3 +23,11 @@ def shared_data() -> pathlib.Path:
   if not path.is_dir():
     pytest.skip(f"no real images: {path} is not a folder; set SPINENET_TF_TEST_DATA")
   return path
+
+
+@pytest.fixture(autouse=True)
+def _direct_convolutions():
+  """What a test switches on for computing on a CPU is off in the next."""
+  yield
+  if winograd := sys.modules.get("spinenet_tf.ops.winograd"):
+    winograd.enable(False)

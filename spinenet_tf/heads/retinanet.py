@@ -7,6 +7,7 @@ import math
 import tensorflow as tf
 
 from spinenet_tf.compat import keras
+from spinenet_tf.layers.convolution import Convolution
 from spinenet_tf.layers.style import ConvStyle
 
 
@@ -16,6 +17,8 @@ class Tower(keras.layers.Layer):
 
   The convolutions before a batch normalisation have no bias: the normalisation takes it out again, so it would never
   learn. (The authors' and Model Garden's have one; an import folds it into the moving mean, which is exact.)
+
+  Under a folded style every level has convolutions of its own, with biases, and there are no normalisations.
 
   Args:
     convs: how many convolutions come before the prediction.
@@ -47,19 +50,17 @@ class Tower(keras.layers.Layer):
       bias,
     )
     self.style = ConvStyle.of(style)
+    # Flat lists, level by level: Keras's own file format does not look into nested ones.
+    suffixes = [f"_level{level}" for level in self.levels]
     self.tower = [
-      keras.layers.Conv2D(
-        filters,
-        3,
-        padding="same",
-        use_bias=False,
-        kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
-        name=f"conv{i + 1}",
-      )
+      self._convolution(f"conv{i + 1}{suffix}")
+      for suffix in (suffixes if self.style.folded else [""])
       for i in range(convs)
     ]
-    self.norms = {str(level): [self.style.norm(f"norm{i + 1}_level{level}") for i in range(convs)] for level in levels}
-    self.predict = keras.layers.Conv2D(
+    self.norms = []
+    if not self.style.folded:
+      self.norms = [self.style.norm(f"norm{i + 1}{suffix}") for suffix in suffixes for i in range(convs)]
+    self.predict = Convolution(
       outputs,
       3,
       padding="same",
@@ -72,12 +73,20 @@ class Tower(keras.layers.Layer):
   def call(self, pyramid: dict[str, tf.Tensor], training: bool | None = None) -> dict[str, tf.Tensor]:
     """Returns the predictions of every level."""
     predictions = {}
-    for level, norms in self.norms.items():
+    for n, level in enumerate(map(str, self.levels)):
       features = pyramid[level]
-      for conv, norm in zip(self.tower, norms):
-        features = self.style.activate(norm(conv(features), training=training))
+      for i in range(n * self.convs, (n + 1) * self.convs):
+        features = self.tower[i % len(self.tower)](features)
+        if self.norms:
+          features = self.norms[i](features, training=training)
+        features = self.style.activate(features)
       predictions[level] = tf.cast(self.predict(features), tf.float32)
     return predictions
+
+  def _convolution(self, name: str) -> keras.layers.Layer:
+    initializer = keras.initializers.RandomNormal(stddev=0.01)
+    bias = self.style.folded
+    return Convolution(self.filters, 3, padding="same", use_bias=bias, kernel_initializer=initializer, name=name)
 
   def get_config(self) -> dict:
     """Returns the constructor's arguments."""

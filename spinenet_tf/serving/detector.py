@@ -16,6 +16,7 @@ from spinenet_tf.data.preprocess import preprocess_image
 from spinenet_tf.errors import UserError
 from spinenet_tf.evaluation.categories import category_names, output_ids
 from spinenet_tf.evaluation.coordinates import to_original
+from spinenet_tf.ops import winograd
 from spinenet_tf.ops.nms import detect
 
 Picture = Union[np.ndarray, str, os.PathLike]
@@ -105,7 +106,8 @@ class Detector:
       return preprocess_image(image, size)
 
     self._preprocess, self._network = preprocess, network
-    network.get_concrete_function()  # arguments out of range are reported here, not at the first picture
+    with winograd.enabled(not tf.config.list_physical_devices("GPU")):
+      network.get_concrete_function()  # arguments out of range are reported here, not at the first picture
 
   @property
   def model(self) -> keras.Model:

@@ -109,7 +109,8 @@ def build(experiment: Experiment, model_dir: str | os.PathLike) -> Setup:
   plan = make_plan(experiment, data.num_examples)
   rate = experiment.schedule.resolve(batch=plan.batch, epoch=plan.epoch, total=plan.total)
   strategy.set_precision(train.precision)
-  strategy.skip_graph_rewriting_on_cpu()
+  if train.strategy != "tpu":
+    strategy.tune_for_cpu()
   devices = strategy.make_strategy(train.strategy, train.tpu)
   replicas = devices.num_replicas_in_sync
   checks.check_batch(experiment.data.batch_size, replicas)
