@@ -88,14 +88,14 @@ def test_no_paths_and_bad_output(tmp_path):
 def test_command(pictures, tmp_path):
   """In a process of its own: exit codes, one line for an error of the user, pictures for the rest."""
   run = tmp_path / "run"
-  model = build_retinanet("spinenet49s", 2, (64, 64), head_convs=1, head_width=8)
+  model = build_retinanet("spinenet49s", 2, (96, 96), head_convs=1, head_width=8)
   checkpoint = tf.train.Checkpoint(model=variable_tree(model))
   tf.train.CheckpointManager(checkpoint, str(run / "best"), 1, checkpoint_name="step").save(1)
   about = {
     "format": 1,
     "task": "retinanet",
     "architecture": model.architecture.to_dict(),
-    "model": {"num_classes": 2, "input_size": [64, 64], "head_convs": 1, "head_width": 8},
+    "model": {"num_classes": 2, "input_size": [96, 96], "head_convs": 1, "head_width": 8},
     "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
     "detection": {"max_detections": 3},
   }

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 
 import tensorflow as tf
 
+from spinenet_tf.backbones import rules
 from spinenet_tf.backbones.catalog import architecture as find_architecture
+from spinenet_tf.backbones.fpn import feature_pyramid
 from spinenet_tf.backbones.spec import Architecture
 from spinenet_tf.compat import keras
 from spinenet_tf.errors import UserError
-from spinenet_tf.layers.blocks import Block
+from spinenet_tf.layers.blocks import make_block
 from spinenet_tf.layers.conv_norm import ConvNorm
-from spinenet_tf.layers.resample import Resample
+from spinenet_tf.layers.resample import make_connection
 from spinenet_tf.layers.stochastic_depth import drop_rate
 from spinenet_tf.layers.style import ConvStyle
 
@@ -32,8 +35,8 @@ class ScalePermutedBlock(keras.layers.Layer):
   """A block with its cross-scale connections: resample each parent, sum, activate, then the block and its repeats.
 
   Args:
-    connections: for each parent, the arguments of its `Resample`.
-    blocks: for each repeat, the arguments of its `Block`.
+    connections: for each parent, the arguments of `make_connection`.
+    blocks: for each repeat, the arguments of `make_block`.
     style: a `ConvStyle`, or the dictionary of one.
 
   Call: list of float[B, H_i, W_i, C_i], the parents first and then the features that the out-degree-0 rule adds as they
@@ -44,9 +47,9 @@ class ScalePermutedBlock(keras.layers.Layer):
     super().__init__(**kwargs)
     self.connections, self.blocks, self.style = list(connections), list(blocks), ConvStyle.of(style)
     self.resamples = [
-      Resample(**args, style=self.style, name=f"resample_{i}") for i, args in enumerate(self.connections)
+      make_connection(**args, style=self.style, name=f"resample_{i}") for i, args in enumerate(self.connections)
     ]
-    self.repeats = [Block(**args, style=self.style, name=f"repeat_{i}") for i, args in enumerate(self.blocks)]
+    self.repeats = [make_block(**args, style=self.style, name=f"repeat_{i}") for i, args in enumerate(self.blocks)]
 
   @tf.autograph.experimental.do_not_convert
   def call(self, inputs: list[tf.Tensor], training: bool | None = None) -> tf.Tensor:
@@ -108,25 +111,25 @@ class Backbone(keras.Model):
     }
     if not 0 <= stochastic_depth < 1:
       raise UserError(f"stochastic_depth is {stochastic_depth}; it must lie in [0, 1), protocol C has 0.2")
+    rules.check_size(arch, size)
+    drops = _Drops(stochastic_depth, dropblock_keep, dropblock_size)
     images = keras.Input((*size, 3), name="images")
-    features = _stem(arch, images, style)
+    features = _stem(arch, images, style, drops)
+    used = arch.used()
     for i in range(len(arch.stem), len(arch.features)):
-      position = i - len(arch.stem)
-      args = {
-        "drop_rate": drop_rate(stochastic_depth, position, len(arch.blocks)),
-        "dropblock_keep": dropblock_keep,
-        "dropblock_size": dropblock_size,
+      if i in used:
+        block = _permuted_block(arch, i, size, style, literal_order, drops)
+        features[i] = block([features[j] for j in arch.inputs(i)])
+    if arch.pyramid == "fpn":
+      sizes = {level: level_size(size, level) for level in arch.output_levels}
+      bottom_up = {level: features[i] for level, i in arch.outputs.items()}
+      pyramid = feature_pyramid(bottom_up, arch.endpoint_filters, sizes, style)
+    else:
+      pyramid = {
+        level: ConvNorm(arch.endpoint_filters, style=style, name=f"endpoint_{level}")(features[i])
+        for level, i in arch.outputs.items()
       }
-      features.append(
-        _permuted_block(arch, i, size, style, literal_order, args)(
-          [features[p] for p in (*arch.features[i].parents, *arch.unused_inputs(i))]
-        )
-      )
-    outputs = {}
-    for i, spec in sorted(enumerate(arch.features), key=lambda item: item[1].level):
-      if spec.is_output:
-        endpoint = ConvNorm(arch.endpoint_filters, style=style, name=f"endpoint_{spec.level}")
-        outputs[str(spec.level)] = endpoint(features[i])
+    outputs = {str(level): endpoint for level, endpoint in pyramid.items()}
     super().__init__(inputs=images, outputs=outputs, name=name or arch.name, **kwargs)
     self._config_json = json.dumps(config)  # as text: Keras would wrap a dictionary in a tracker of its own
     self._architecture = arch
@@ -151,31 +154,68 @@ class Backbone(keras.Model):
     return cls(**config)
 
 
-def _stem(arch: Architecture, images: tf.Tensor, style: ConvStyle) -> list[tf.Tensor]:
-  """Returns the features of the stem: 7x7/2, max-pool, then a chain of blocks."""
+@dataclasses.dataclass(frozen=True)
+class _Drops:
+  """What is dropped in training: arguments of `Backbone`, and what they mean for one block."""
+
+  stochastic_depth: float
+  keep: float
+  size: int
+
+  def of(self, position: int, count: int, salt: int, keep: float) -> dict:
+    """Returns the arguments of block `position` (from 0) of the `count` that drop anything."""
+    rate = drop_rate(self.stochastic_depth, position, count)
+    return {"drop_rate": rate, "dropblock_keep": keep, "dropblock_size": self.size, "salt": salt}
+
+  def in_stem(self, arch: Architecture, index: int, repeat: int) -> dict:
+    """Returns the arguments of a stem block: none before permuted blocks.
+
+    In a ResNet, DropBlock's drop rate is a quarter for each level below 5, as in the authors' ResNet.
+    """
+    if arch.pyramid != "fpn":
+      return {}
+    keep = 1 - (1 - self.keep) * 0.25 ** (arch.stem[-1].level - arch.stem[index].level)
+    return self.of(index, len(arch.stem), _salt(arch, index, repeat), keep)
+
+  def in_blocks(self, arch: Architecture, index: int, repeat: int) -> dict:
+    """Returns the arguments of a permuted block."""
+    return self.of(index - len(arch.stem), len(arch.blocks), _salt(arch, index, repeat), self.keep)
+
+
+def _salt(arch: Architecture, index: int, repeat: int) -> int:
+  return (index * arch.block_repeats + repeat) * SALTS_PER_BLOCK
+
+
+def _stem(arch: Architecture, images: tf.Tensor, style: ConvStyle, drops: _Drops) -> dict[int, tf.Tensor]:
+  """Returns the features of the stem by index: a strided convolution, perhaps a max-pool, then a chain of blocks."""
   features = ConvNorm(arch.stem_filters, arch.stem_kernel, 2, style=style, name="stem")(images)
-  level, outputs = 1, []
+  level, outputs = 1, {}
   if arch.stem_pool:
     features, level = keras.layers.MaxPool2D(3, 2, "same", name="stem_pool")(features), 2
   for i, spec in enumerate(arch.stem):
     for repeat in range(arch.block_repeats):
-      strides = 2 ** (spec.level - level)
-      project = strides > 1 or features.shape[-1] != arch.channels(i)
-      name = f"block_{i:02d}/repeat_{repeat}"
-      block = Block(spec.block, arch.filters(spec.level), strides, project, style=style, name=name)
+      block = make_block(
+        spec.block,
+        arch.filters(spec.level),
+        2 ** (spec.level - level),
+        features.shape[-1],
+        style=style,
+        name=f"block_{i:02d}/repeat_{repeat}",
+        **drops.in_stem(arch, i, repeat),
+      )
       features, level = block(features), spec.level
-    outputs.append(features)
+    outputs[i] = features
   return outputs
 
 
 def _permuted_block(
-  arch: Architecture, index: int, size: tuple, style: ConvStyle, literal_order: bool, args: dict
+  arch: Architecture, index: int, size: tuple, style: ConvStyle, literal_order: bool, drops: _Drops
 ) -> ScalePermutedBlock:
   spec = arch.features[index]
   connections = [
     {
       "filters": arch.channels(index),
-      "squeeze_filters": arch.squeeze_filters(parent),
+      "squeeze_filters": None if arch.separable else arch.squeeze_filters(parent),
       "levels_down": spec.level - arch.features[parent].level,
       "output_size": level_size(size, spec.level),
       "literal_order": literal_order,
@@ -183,12 +223,7 @@ def _permuted_block(
     for parent in spec.parents
   ]
   blocks = [
-    {
-      "block": spec.block,
-      "filters": arch.filters(spec.level),
-      "salt": (index * arch.block_repeats + repeat) * SALTS_PER_BLOCK,
-      **args,
-    }
+    {"block": spec.block, "filters": arch.filters(spec.level), **drops.in_blocks(arch, index, repeat)}
     for repeat in range(arch.block_repeats)
   ]
   return ScalePermutedBlock(connections, blocks, style=style, name=f"block_{index:02d}")

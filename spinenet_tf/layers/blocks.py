@@ -1,4 +1,4 @@
-"""Residual and bottleneck blocks.  [SpineNet section 3.2; He et al. 2016; authors' nn_blocks]"""
+"""Blocks by kind; residual and bottleneck ones.  [SpineNet section 3.2; He et al. 2016; authors' nn_blocks]"""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from spinenet_tf.compat import keras
 from spinenet_tf.errors import UserError
 from spinenet_tf.layers.conv_norm import ConvNorm
 from spinenet_tf.layers.dropblock import DropBlock
+from spinenet_tf.layers.mbconv import MBConv
 from spinenet_tf.layers.stochastic_depth import StochasticDepth
 from spinenet_tf.layers.style import ConvStyle
 
@@ -16,13 +17,36 @@ BLOCKS = ("bottleneck", "residual", "mbconv")
 
 
 def block_channels(block: str, filters: int) -> int:
-  """Returns the input and output channels of a block whose 3x3 convolutions have `filters` channels."""
+  """Returns the channels a block of width `filters` puts out: 4C of a bottleneck, else C."""
   return filters * BOTTLENECK_EXPANSION if block == "bottleneck" else filters
 
 
 def kernel_sizes(block: str) -> tuple[int, ...]:
-  """Returns the kernel sizes of a block's convolutions, first to last."""
+  """Returns the kernel sizes of a residual or bottleneck block's convolutions, first to last."""
   return (1, 3, 1) if block == "bottleneck" else (3, 3)
+
+
+def make_block(
+  block: str, filters: int, strides: int = 1, input_channels: int | None = None, **kwargs
+) -> Block | MBConv:
+  """Returns a block of any kind that turns `input_channels` into `block_channels(block, filters)`.
+
+  Args:
+    block: one of `BLOCKS`.
+    filters: its width.
+    strides: 1 or 2.
+    input_channels: of the features it reads; as many as it puts out when None. A residual or bottleneck block has a
+      projection where they differ from that, or the stride is not 1.
+    **kwargs: drop_rate, dropblock_keep, dropblock_size, salt, style, name: see `Block`.
+
+  Raises: UserError for another kind.
+  """
+  if block not in BLOCKS:
+    raise UserError(f"block is {block!r}; it must be one of {list(BLOCKS)}")
+  if block == "mbconv":
+    return MBConv(filters, input_channels, strides, **kwargs)
+  project = strides > 1 or input_channels not in (None, block_channels(block, filters))
+  return Block(block, filters, strides, project, **kwargs)
 
 
 @keras.utils.register_keras_serializable("spinenet_tf")
@@ -60,8 +84,8 @@ class Block(keras.layers.Layer):
     **kwargs,
   ):
     super().__init__(**kwargs)
-    if block not in BLOCKS:
-      raise UserError(f"block is {block!r}; it must be one of {list(BLOCKS)}")
+    if block not in ("bottleneck", "residual"):
+      raise UserError(f"block is {block!r}; it must be 'bottleneck' or 'residual'; `make_block` makes every kind")
     self.block, self.filters, self.strides, self.project = block, filters, strides, project
     self.drop_rate, self.salt = drop_rate, salt
     self.dropblock_keep, self.dropblock_size = dropblock_keep, dropblock_size

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from spinenet_tf.compat import keras
 from spinenet_tf.errors import UserError
-from spinenet_tf.layers.conv_norm import ConvNorm
+from spinenet_tf.layers.conv_norm import ConvNorm, DepthwiseNorm
 from spinenet_tf.layers.style import ConvStyle
 
 
@@ -43,16 +43,52 @@ def _repeat(features: tf.Tensor, factor: int) -> tf.Tensor:
   return result
 
 
-@keras.utils.register_keras_serializable("spinenet_tf")
-class Resample(keras.layers.Layer):
-  """One cross-scale connection: squeeze, move to the target's level, expand.
-
-  1x1 to `squeeze_filters` - norm - act; then, going down n levels, 3x3/2 - norm - act and n - 1 times a 3x3/2 max-pool,
-  or, going up, nearest-neighbour up-sampling; 1x1 to `filters` - norm.
+class _Connection(keras.layers.Layer):
+  """What both kinds of connections share: bringing features to the target's size and width.
 
   A 1x1 convolution and its normalisation treat every pixel alike, and up-sampling repeats every pixel equally often, so
   the two commute: batch statistics are the same, too. Going up, the expanding convolution therefore runs before the
   up-sampling, at 1/4 to 1/1024 of the cost; `literal_order=True` keeps the paper's order, to compare.
+  """
+
+  def __init__(self, filters, levels_down, output_size, literal_order, style, **kwargs):
+    super().__init__(**kwargs)
+    self.filters, self.levels_down = filters, levels_down
+    self.output_size = tuple(output_size) if output_size else None
+    self.literal_order, self.style = literal_order, ConvStyle.of(style)
+
+  def _expanded(self, features: tf.Tensor, training: bool | None) -> tf.Tensor:
+    """Expands features that lie at the target's level or above it, and up-samples them to it."""
+    if self.levels_down >= 0:
+      return self.expand(features, training=training)
+    factor = 2**-self.levels_down
+    if self.literal_order or not self._repeats_evenly(features, factor):
+      return self.expand(upsample(features, factor, self.output_size), training=training)
+    return upsample(self.expand(features, training=training), factor, self.output_size)
+
+  def _repeats_evenly(self, features: tf.Tensor, factor: int) -> bool:
+    """Tells whether up-sampling repeats each pixel equally often: else batch statistics would differ."""
+    if self.output_size is None:
+      return True
+    return (features.shape[1] * factor, features.shape[2] * factor) == self.output_size
+
+  def get_config(self) -> dict:
+    """Returns the constructor's arguments."""
+    return super().get_config() | {
+      "filters": self.filters,
+      "levels_down": self.levels_down,
+      "output_size": self.output_size,
+      "literal_order": self.literal_order,
+      "style": self.style.to_dict(),
+    }
+
+
+@keras.utils.register_keras_serializable("spinenet_tf")
+class Resample(_Connection):
+  """One cross-scale connection: squeeze, move to the target's level, expand.
+
+  1x1 to `squeeze_filters` - norm - act; then, going down n levels, 3x3/2 - norm - act and n - 1 times a 3x3/2 max-pool,
+  or, going up, nearest-neighbour up-sampling; 1x1 to `filters` - norm.
 
   Args:
     filters: channels of the result, those that the block reads.
@@ -75,12 +111,10 @@ class Resample(keras.layers.Layer):
     style: ConvStyle | dict | None = None,
     **kwargs,
   ):
-    super().__init__(**kwargs)
+    super().__init__(filters, levels_down, output_size, literal_order, style, **kwargs)
     if squeeze_filters < 1:
       raise UserError(f"a connection is squeezed to {squeeze_filters} channels; raise resample_alpha or filter_scale")
-    self.filters, self.squeeze_filters, self.levels_down = filters, squeeze_filters, levels_down
-    self.output_size = tuple(output_size) if output_size else None
-    self.literal_order, self.style = literal_order, ConvStyle.of(style)
+    self.squeeze_filters = squeeze_filters
     self.squeeze = ConvNorm(squeeze_filters, style=self.style, name="squeeze")
     self.down = ConvNorm(squeeze_filters, 3, 2, style=self.style, name="down") if levels_down > 0 else None
     self.expand = ConvNorm(filters, activate=False, style=self.style, name="expand")
@@ -89,30 +123,58 @@ class Resample(keras.layers.Layer):
   def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
     """Returns the parent's features at the block's level, not activated."""
     features = self.squeeze(inputs, training=training)
-    if self.levels_down < 0:
-      factor = 2**-self.levels_down
-      if self.literal_order or not self._repeats_evenly(inputs, factor):
-        return self.expand(upsample(features, factor, self.output_size), training=training)
-      return upsample(self.expand(features, training=training), factor, self.output_size)
     if self.down:
       features = self.down(features, training=training)
       for _ in range(self.levels_down - 1):
         features = tf.nn.max_pool2d(features, 3, 2, "SAME")
-    return self.expand(features, training=training)
-
-  def _repeats_evenly(self, inputs: tf.Tensor, factor: int) -> bool:
-    """Tells whether up-sampling repeats each pixel equally often: else batch statistics would differ."""
-    if self.output_size is None:
-      return True
-    return (inputs.shape[1] * factor, inputs.shape[2] * factor) == self.output_size
+    return self._expanded(features, training)
 
   def get_config(self) -> dict:
     """Returns the constructor's arguments."""
-    return super().get_config() | {
-      "filters": self.filters,
-      "squeeze_filters": self.squeeze_filters,
-      "levels_down": self.levels_down,
-      "output_size": self.output_size,
-      "literal_order": self.literal_order,
-      "style": self.style.to_dict(),
-    }
+    return super().get_config() | {"squeeze_filters": self.squeeze_filters}
+
+
+@keras.utils.register_keras_serializable("spinenet_tf")
+class SeparableResample(_Connection):
+  """One cross-scale connection of a mobile network: move to the target's level, expand.  [appendix A]
+
+  Going down n levels, n times 3x3/2 depthwise - norm - act, or, going up, nearest-neighbour up-sampling; 1x1 to
+  `filters` - norm.
+
+  Args:
+    filters: channels of the result, those that the block reads.
+    levels_down: level of the block minus level of the parent; negative going up, 0 at the same level.
+    output_size: (height, width) of the block's features, or None where sizes are known to divide.
+    literal_order: up-sample before the expanding convolution.
+    style: a `ConvStyle`, or the dictionary of one.
+
+  Call: float[B, H, W, C] -> float[B, ceil(H / 2^levels_down), ceil(W / 2^levels_down), filters].
+  """
+
+  def __init__(
+    self,
+    filters: int,
+    levels_down: int,
+    output_size: tuple[int, int] | None = None,
+    literal_order: bool = False,
+    style: ConvStyle | dict | None = None,
+    **kwargs,
+  ):
+    super().__init__(filters, levels_down, output_size, literal_order, style, **kwargs)
+    self.down = [DepthwiseNorm(3, 2, style=self.style, name=f"down_{i}") for i in range(levels_down)]
+    self.expand = ConvNorm(filters, activate=False, style=self.style, name="expand")
+
+  @tf.autograph.experimental.do_not_convert
+  def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+    """Returns the parent's features at the block's level, not activated."""
+    features = inputs
+    for unit in self.down:
+      features = unit(features, training=training)
+    return self._expanded(features, training)
+
+
+def make_connection(squeeze_filters: int | None = None, **kwargs) -> Resample | SeparableResample:
+  """Returns a connection that squeezes to so many channels, or a separable one, which does not squeeze, for None."""
+  if squeeze_filters is None:
+    return SeparableResample(**kwargs)
+  return Resample(squeeze_filters=squeeze_filters, **kwargs)

@@ -49,7 +49,7 @@ def test_config_round_trip_with_nothing_at_its_default(tiny):
   model = build_retinanet(
     tiny,
     3,
-    (64, 64),
+    (96, 96),
     head_convs=1,
     head_width=8,
     anchors=anchors,
@@ -67,7 +67,7 @@ def test_config_round_trip_with_nothing_at_its_default(tiny):
   again = RetinaNet.from_config(config)
   assert json.loads(json.dumps(again.get_config())) == config
   assert again.architecture == tiny and again.anchors == anchors
-  images = tf.random.normal([1, 64, 64, 3])
+  images = tf.random.normal([1, 96, 96, 3])
   again.set_weights(model.get_weights())
   for a, b in zip(tf.nest.flatten(model(images)), tf.nest.flatten(again(images))):
     np.testing.assert_array_equal(a, b)
@@ -115,7 +115,7 @@ def test_outputs_are_float32_whatever_the_policy(tiny, policy):
 
   keras.mixed_precision.set_global_policy(policy)
   try:
-    outputs = build_retinanet(tiny, 2, (64, 64))(tf.zeros([1, 64, 64, 3]), training=True)
+    outputs = build_retinanet(tiny, 2, (96, 96))(tf.zeros([1, 96, 96, 3]), training=True)
   finally:
     keras.mixed_precision.set_global_policy("float32")
   assert {t.dtype for t in tf.nest.flatten(outputs)} == {tf.float32}
@@ -154,4 +154,4 @@ def test_saved_model(model, tmp_path):
 )
 def test_what_is_refused(tiny, kwargs, text):
   with pytest.raises(UserError, match=text):
-    build_retinanet(tiny, input_size=(64, 64), **kwargs)
+    build_retinanet(tiny, input_size=(96, 96), **kwargs)

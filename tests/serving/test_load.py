@@ -20,7 +20,7 @@ def describe(model, **more):
     "format": 1,
     "task": "retinanet",
     "architecture": model.architecture.to_dict(),
-    "model": {"num_classes": 2, "input_size": [64, 64], "head_convs": 1, "head_width": 8, "synchronized": True, **more},
+    "model": {"num_classes": 2, "input_size": [96, 96], "head_convs": 1, "head_width": 8, "synchronized": True, **more},
     "categories": CATEGORIES,
     "detection": {"score_threshold": 0.001, "max_detections": 7},
   }
@@ -29,7 +29,7 @@ def describe(model, **more):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
   path = tmp_path_factory.mktemp("run")
-  model = build_retinanet("spinenet49s", 2, (64, 64), head_convs=1, head_width=8)
+  model = build_retinanet("spinenet49s", 2, (96, 96), head_convs=1, head_width=8)
   (path / "model.json").write_text(json.dumps(describe(model)))
   rng = np.random.default_rng(0)
   for variable in model.variables:
@@ -94,7 +94,7 @@ def test_what_is_not_a_run(run, tmp_path):
   [
     ({"task": "mask_rcnn"}, "task is 'mask_rcnn'"),
     ({"architecture": None}, "lacks .*architecture"),
-    ({"model": {"num_classes": 2, "input_size": [64, 64], "wings": 2}}, "wings"),
+    ({"model": {"num_classes": 2, "input_size": [96, 96], "wings": 2}}, "wings"),
   ],
 )
 def test_bad_model_json(run, tmp_path, change, text):
