@@ -33,6 +33,7 @@ _HOME = {
   "build_retinanet": "models.retinanet",
   "damaged": "backbones.edit",
   "draw": "visualize.boxes",
+  "draw_architecture": "visualize.architecture",
   "load": "serving.load",
   "profile": "backbones.profile",
   "read_image": "data.image_io",
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
   from spinenet_tf.serving.detector import Detections as Detections
   from spinenet_tf.serving.detector import Detector as Detector
   from spinenet_tf.serving.load import load as load
+  from spinenet_tf.visualize.architecture import draw_architecture as draw_architecture
   from spinenet_tf.visualize.boxes import draw as draw
 
 
