@@ -164,8 +164,8 @@ def _paint(drawing: ArchitectureDrawing) -> Figure:
     _paint_node(axes, arch, node, wiring.centers[node.key], node.key in left_out)
 
   facts = [f"blocks {len(arch.features)}", f"repeats {arch.block_repeats}", f"width x{arch.filter_scale:g}"]
-  if arch.pyramid == "endpoints" and not arch.separable:
-    facts.append(f"alpha {arch.resample_alpha:g}")
+  if arch.pyramid == "endpoints":
+    facts.append("separable connections" if arch.separable else f"alpha {arch.resample_alpha:g}")
   facts.append(f"{arch.pyramid} {arch.endpoint_filters}")
   axes.text(-left + 0.15, height + top - 0.12, arch.name, va="top", fontsize=16, fontweight="bold", color=_INK)
   axes.text(-left + 0.15, height + top - 0.42, ", ".join(facts), va="top", fontsize=10.5, color=_INK)
