@@ -26,6 +26,7 @@ class Tower(keras.layers.Layer):
     outputs: channels of the prediction.
     levels: pyramid levels, each with batch norms of its own.
     bias: what every prediction's bias starts at.
+    separable: every convolution, the prediction's too, is a 3x3 depthwise and a 1x1 one.  [appendix A]
     style: a `ConvStyle`, or the dictionary of one.
 
   Call: {"3": float[B, H3, W3, C], ...} -> {"3": float32[B, H3, W3, outputs], ...}.
@@ -38,36 +39,26 @@ class Tower(keras.layers.Layer):
     outputs: int,
     levels: tuple[int, ...],
     bias: float = 0.0,
+    separable: bool = False,
     style: ConvStyle | dict | None = None,
     **kwargs,
   ):
     super().__init__(**kwargs)
-    self.convs, self.filters, self.outputs, self.levels, self.bias = (
-      convs,
-      filters,
-      outputs,
-      tuple(levels),
-      bias,
-    )
+    self.convs, self.filters, self.outputs, self.levels = convs, filters, outputs, tuple(levels)
+    self.bias, self.separable = bias, separable
     self.style = ConvStyle.of(style)
     # Flat lists, level by level: Keras's own file format does not look into nested ones.
     suffixes = [f"_level{level}" for level in self.levels]
     self.tower = [
-      self._convolution(f"conv{i + 1}{suffix}")
+      self._convolution(filters, 0.01, f"conv{i + 1}{suffix}", use_bias=self.style.folded)
       for suffix in (suffixes if self.style.folded else [""])
       for i in range(convs)
     ]
     self.norms = []
     if not self.style.folded:
       self.norms = [self.style.norm(f"norm{i + 1}{suffix}") for suffix in suffixes for i in range(convs)]
-    self.predict = Convolution(
-      outputs,
-      3,
-      padding="same",
-      kernel_initializer=keras.initializers.RandomNormal(stddev=1e-5),
-      bias_initializer=keras.initializers.Constant(bias),
-      name="predict",
-    )
+    initializer = keras.initializers.Constant(bias)
+    self.predict = self._convolution(outputs, 1e-5, "predict", bias_initializer=initializer)
 
   @tf.autograph.experimental.do_not_convert
   def call(self, pyramid: dict[str, tf.Tensor], training: bool | None = None) -> dict[str, tf.Tensor]:
@@ -83,10 +74,13 @@ class Tower(keras.layers.Layer):
       predictions[level] = tf.cast(self.predict(features), tf.float32)
     return predictions
 
-  def _convolution(self, name: str) -> keras.layers.Layer:
-    initializer = keras.initializers.RandomNormal(stddev=0.01)
-    bias = self.style.folded
-    return Convolution(self.filters, 3, padding="same", use_bias=bias, kernel_initializer=initializer, name=name)
+  def _convolution(self, filters: int, deviation: float, name: str, **kwargs) -> keras.layers.Layer:
+    """Returns a 3x3 convolution whose kernel, the 1x1 one of a separable, starts normal with that deviation."""
+    initializer = keras.initializers.RandomNormal(stddev=deviation)
+    if self.separable:
+      kwargs |= {"depthwise_initializer": "glorot_uniform", "pointwise_initializer": initializer}
+      return keras.layers.SeparableConv2D(filters, 3, padding="same", name=name, **kwargs)
+    return Convolution(filters, 3, padding="same", kernel_initializer=initializer, name=name, **kwargs)
 
   def get_config(self) -> dict:
     """Returns the constructor's arguments."""
@@ -96,6 +90,7 @@ class Tower(keras.layers.Layer):
       "outputs": self.outputs,
       "levels": self.levels,
       "bias": self.bias,
+      "separable": self.separable,
       "style": self.style.to_dict(),
     }
 

@@ -51,7 +51,13 @@ class RetinaNet(keras.Model):
     _check(backbone.architecture, num_classes, levels, prior)
     style = ConvStyle.of(backbone.get_config()["style"])
     pyramid = {str(level): backbone.output[str(level)] for level in levels}
-    towers = {"convs": head_convs, "filters": head_filters, "levels": levels, "style": style}
+    towers = {
+      "convs": head_convs,
+      "filters": head_filters,
+      "levels": levels,
+      "separable": backbone.architecture.separable,
+      "style": style,
+    }
     class_tower = Tower(
       outputs=anchors.per_location * num_classes, bias=prior_bias(prior), name="class_tower", **towers
     )
@@ -78,6 +84,11 @@ class RetinaNet(keras.Model):
   def anchors(self) -> AnchorConfig:
     """What the predictions are relative to."""
     return self._anchors
+
+  @property
+  def style(self) -> ConvStyle:
+    """What its convolutions have in common."""
+    return ConvStyle.of(json.loads(self._config_json)["backbone"]["style"])
 
   @property
   def num_classes(self) -> int:
@@ -132,6 +143,7 @@ def build_retinanet(
   norm_momentum: float = 0.99,
   norm_epsilon: float = 1e-3,
   padding: str = "symmetric",
+  folded: bool = False,
   prior: float = 0.01,
   min_level: int = 3,
   max_level: int = 7,
@@ -153,6 +165,7 @@ def build_retinanet(
     norm_momentum: share of the old moving averages kept at each step.
     norm_epsilon: added to variances.
     padding: of strided convolutions, see `ConvStyle`.
+    folded: for inference, without normalisations; `serving.fold` makes the weights.
     prior: class probability that the class biases start from.
     min_level: lowest level with anchors; ignored when `anchors` is given.
     max_level: highest level with anchors; ignored when `anchors` is given.
@@ -162,7 +175,7 @@ def build_retinanet(
   Raises: UserError for an unknown architecture or a value outside its range.
   """
   arch = find_architecture(architecture)
-  style = ConvStyle(activation, norm_momentum, norm_epsilon, synchronized, padding)
+  style = ConvStyle(activation, norm_momentum, norm_epsilon, synchronized, padding, folded)
   anchors = anchors or AnchorConfig(min_level=min_level, max_level=max_level, anchor_size=arch.anchor_size)
   backbone = Backbone(arch, input_size, style, stochastic_depth, dropblock_keep, dropblock_size)
   return RetinaNet(

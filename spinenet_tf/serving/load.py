@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 from typing import Any
@@ -11,16 +12,21 @@ from spinenet_tf.errors import UserError
 from spinenet_tf.models.retinanet import RetinaNet, build_retinanet
 from spinenet_tf.ops.anchors import AnchorConfig
 from spinenet_tf.serving.detector import Detector
+from spinenet_tf.serving.fold import fold as fold_norms
 from spinenet_tf.training import checkpoints
 from spinenet_tf.training.run_directory import RunDirectory
 
 
-def load(path: str | os.PathLike, *, score_threshold: float | None = None, **detection: Any) -> Detector:
+def load(
+  path: str | os.PathLike, *, score_threshold: float | None = None, fold: bool = True, **detection: Any
+) -> Detector:
   """Loads a trained detector: the best checkpoint of a run, or the latest when none was kept as the best.
 
   Args:
     path: a run directory, its best/ or checkpoints/, or one checkpoint in there ("runs/a/checkpoints/step-500").
     score_threshold: objects with lower scores are left out; that of the run's evaluation when None.
+    fold: fold the batch norms into the convolutions, which is faster and equal up to rounding; False gives the model with
+      the variables of the checkpoint.
     **detection: other arguments of `Detector` that take the place of the run's, such as max_detections.
 
   Raises: UserError when there is no such run, it has no checkpoint yet, or the checkpoint is of another model.
@@ -28,8 +34,9 @@ def load(path: str | os.PathLike, *, score_threshold: float | None = None, **det
   folder = find_run(path)
   run = RunDirectory(folder, writes=False).read_model()
   prefix = _checkpoint(path, folder)
-  model = build(run, folder)
-  checkpoints.restore_weights(model, prefix)
+  model = build(run, folder, folded=fold)
+  epsilon = model.style.norm_epsilon
+  checkpoints.restore_weights(model, prefix, functools.partial(fold_norms, epsilon=epsilon) if fold else None)
   arguments = {**(run.get("detection") or {}), **detection}
   if score_threshold is not None:
     arguments["score_threshold"] = score_threshold
@@ -57,12 +64,13 @@ def find_run(path: str | os.PathLike) -> pathlib.Path:
   )
 
 
-def build(run: dict[str, Any], where: str | os.PathLike = "model.json") -> RetinaNet:
+def build(run: dict[str, Any], where: str | os.PathLike = "model.json", folded: bool = False) -> RetinaNet:
   """Builds the model that the content of a model.json describes, with fresh weights.
 
   Args:
     run: `task`, `architecture` (as `Architecture.to_dict`) and `model`, arguments of `build_retinanet`.
     where: named in errors.
+    folded: build it without batch norms.
 
   Raises: UserError when something is missing or unknown.
   """
@@ -71,7 +79,7 @@ def build(run: dict[str, Any], where: str | os.PathLike = "model.json") -> Retin
   if missing := sorted({"architecture", "model", "categories"} - set(run)):
     raise UserError(f"{where}: model.json lacks {missing}; start training again to have it written")
   # Statistics are only read from here on, so there is nothing to synchronise.
-  arguments = {**run["model"], "synchronized": False}
+  arguments = {**run["model"], "synchronized": False, "folded": folded}
   arguments["input_size"] = tuple(arguments["input_size"])
   if anchors := arguments.get("anchors"):
     arguments["anchors"] = AnchorConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in anchors.items()})

@@ -7,9 +7,10 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+import numpy as np
 import tensorflow as tf
 
 from spinenet_tf.compat import keras
@@ -19,6 +20,7 @@ from spinenet_tf.training.strategy import Worker
 
 LATEST, BEST = "checkpoints", "best"
 _SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+Weights = Mapping[str, np.ndarray]
 
 
 class Checkpoints:
@@ -165,16 +167,36 @@ def find(path: str | os.PathLike, prefer_best: bool = True) -> str:
   )
 
 
-def restore_weights(model: keras.Model, prefix: str) -> int:
-  """Restores all of a model's variables from a checkpoint. Returns: the step it was saved at, 0 when not told.
+def restore_weights(model: keras.Model, prefix: str, convert: Callable[[Weights], Weights] | None = None) -> int:
+  """Restores all of a model's variables from a checkpoint.
+
+  Args:
+    model: built.
+    prefix: of the checkpoint.
+    convert: makes the model's weights of the checkpoint's, both by variable name.
+
+  Returns: the step it was saved at, 0 when not told.
 
   Raises: UserError when a variable is missing or has another shape; it names some.
   """
-  report = load_matching(model, prefix)
+  weights = read_weights(prefix)
+  report = assign_matching(model, convert(weights) if convert else weights, prefix)
   if report.missing or report.wrong_shape:
     raise UserError(f"{prefix} is not a checkpoint of this model:\n{report}")
   reader = tf.train.load_checkpoint(prefix)
   return int(reader.get_tensor("global_step" + _SUFFIX)) if reader.has_tensor("global_step" + _SUFFIX) else 0
+
+
+def read_weights(prefix: str) -> Weights:
+  """Returns the model's weights in a checkpoint, by variable name.
+
+  Raises: UserError when the file cannot be read.
+  """
+  with _explained(f"cannot read checkpoint {prefix}", "give another one"):
+    reader = tf.train.load_checkpoint(prefix)
+    keys = [k for k in reader.get_variable_to_shape_map() if k.startswith("model/") and k.endswith(_SUFFIX)]
+    keys = [k for k in keys if "/.OPTIMIZER_SLOT" not in k]
+    return {k[len("model/") : -len(_SUFFIX)]: reader.get_tensor(k) for k in keys}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,25 +237,25 @@ def load_matching(model: keras.Model, prefix: str) -> LoadReport:
 
   Raises: UserError when nothing matches, or the file cannot be read.
   """
-  with _explained(f"cannot read checkpoint {prefix}", "give another one"):
-    reader = tf.train.load_checkpoint(prefix)
-    shapes = reader.get_variable_to_shape_map()
-  saved = {k[len("model/") : -len(_SUFFIX)]: v for k, v in shapes.items() if k.startswith("model/") and _SUFFIX in k}
-  saved = {k: v for k, v in saved.items() if "/.OPTIMIZER_SLOT" not in k}
+  return assign_matching(model, read_weights(prefix), prefix)
+
+
+def assign_matching(model: keras.Model, weights: Weights, source: str) -> LoadReport:
+  """Does the same with weights that have been read; `source` names them in messages."""
   matched, missing, wrong = [], [], []
   for name, variable in named_variables(model).items():
-    if name not in saved:
+    if name not in weights:
       missing.append(name)
-    elif tuple(saved[name]) != tuple(variable.shape):
-      wrong.append((name, tuple(variable.shape), tuple(saved[name])))
+    elif tuple(weights[name].shape) != tuple(variable.shape):
+      wrong.append((name, tuple(variable.shape), tuple(weights[name].shape)))
     else:
-      variable.assign(reader.get_tensor(f"model/{name}{_SUFFIX}"))
+      variable.assign(weights[name])
       matched.append(name)
-  unused = sorted(set(saved) - set(matched) - {name for name, *_ in wrong})
-  report = LoadReport(prefix, tuple(matched), tuple(missing), tuple(wrong), tuple(unused))
+  unused = sorted(set(weights) - set(matched) - {name for name, *_ in wrong})
+  report = LoadReport(source, tuple(matched), tuple(missing), tuple(wrong), tuple(unused))
   if not matched:
     raise UserError(
-      f"no variable of the model is in {prefix}, with {len(saved)} variables{_some(tuple(sorted(saved)))}; the model has "
-      f"{_some(tuple(missing))[2:]}: the checkpoint belongs to another architecture or was not saved by this package"
+      f"no variable of the model is in {source}, with {len(weights)} variables{_some(tuple(sorted(weights)))}; the model "
+      f"has {_some(tuple(missing))[2:]}: the checkpoint belongs to another architecture or was not saved by this package"
     )
   return report
