@@ -47,6 +47,8 @@ def evaluate(
   experiment = _with_own_architecture(experiment, run)
   data = inputs.resolve(experiment.data, experiment.model, training=False)
   strategy.set_precision(experiment.train.precision)
+  if experiment.train.strategy != "tpu":
+    strategy.tune_for_cpu(training=False)
   devices = strategy.make_strategy(experiment.train.strategy, experiment.train.tpu)
   replicas = devices.num_replicas_in_sync
   if checkpoint is None:

@@ -41,16 +41,16 @@ def make_strategy(name: str = "auto", tpu: str = "") -> tf.distribute.Strategy:
   raise UserError(f"train.strategy is {name!r}; it must be one of {list(STRATEGIES)}")
 
 
-def tune_for_cpu() -> None:
-  """Sets this process up for computing on a CPU, when it has no accelerator; both as `benchmarks/train_step.py` measures.
+def tune_for_cpu(training: bool = True) -> None:
+  """Sets this process up for computing on a CPU, when it has no GPU; both as `benchmarks/train_step.py` measures.
 
-  Large 3x3 convolutions take fewer multiplications (`ops.winograd`). TensorFlow's graph optimizer is off: a training
+  Large 3x3 convolutions take fewer multiplications (`ops.winograd`). For training TensorFlow's graph optimizer is off: a
   step runs as fast without it and starts seconds earlier; options of it that were set before are left alone.
   """
   if tf.config.list_physical_devices("GPU"):
     return
   winograd.enable(True)
-  if not any(tf.config.optimizer.get_experimental_options().values()):
+  if training and not any(tf.config.optimizer.get_experimental_options().values()):
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
