@@ -5,6 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from spinenet_tf.compat import keras
+from spinenet_tf.layers.convolution import Convolution
 from spinenet_tf.layers.style import ConvStyle
 
 
@@ -83,7 +84,7 @@ class ConvNorm(_Unit):
     super().__init__(kernel_size, strides, activate, normalize, style, **kwargs)
     self.filters = filters
     initializer = keras.initializers.VarianceScaling()
-    self.conv = keras.layers.Conv2D(filters, kernel_size, kernel_initializer=initializer, **self._conv_arguments())
+    self.conv = Convolution(filters, kernel_size, kernel_initializer=initializer, **self._conv_arguments())
     self.norm = self.style.norm() if self._has_norm else None
 
   def get_config(self) -> dict:

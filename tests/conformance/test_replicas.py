@@ -10,7 +10,7 @@ import numpy as np, tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
 import sys; sys.path.insert(0, {root!r})
-from tests.conformance.test_layers import ARCH
+from tests.conformance.cases import ARCH
 from spinenet_tf.models.retinanet import build_retinanet
 
 def outputs(strategy, images):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from spinenet_tf.layers.resample import Resample, upsample
+from spinenet_tf.layers.resample import Resample, SeparableResample, make_connection, upsample
+from spinenet_tf.layers.style import ConvStyle
 
 
 def test_upsample_repeats_pixels():
@@ -31,8 +32,11 @@ def test_upsample_gradient_sums_what_a_pixel_was_copied_to():
   np.testing.assert_array_equal(tape.gradient(total, image)[0, :, :, 0], [[10, 18], [42, 50]])
 
 
-def _pair(levels_down, output_size=None, style=None):
-  layers = [Resample(24, 6, levels_down, output_size, literal, style) for literal in (False, True)]
+def _pair(levels_down, squeeze_filters=6):
+  layers = [
+    make_connection(squeeze_filters, filters=24, levels_down=levels_down, literal_order=literal)
+    for literal in (False, True)
+  ]
   features = tf.random.stateless_normal([3, 4, 5, 10], [1, 2])
   for layer in layers:
     layer(features)
@@ -43,10 +47,11 @@ def _pair(levels_down, output_size=None, style=None):
   return layers, features
 
 
+@pytest.mark.parametrize("squeeze_filters", [6, None])
 @pytest.mark.parametrize("levels_up", [1, 2, 3])
 @pytest.mark.parametrize("training", [False, True])
-def test_expanding_before_upsampling_equals_the_papers_order(levels_up, training):
-  (cheap, literal), features = _pair(-levels_up)
+def test_expanding_before_upsampling_equals_the_papers_order(levels_up, training, squeeze_filters):
+  (cheap, literal), features = _pair(-levels_up, squeeze_filters)
   gradients = []
   for layer in (cheap, literal):
     with tf.GradientTape() as tape:
@@ -93,3 +98,22 @@ def test_down_by_strided_convolution_pads_both_sides():
   result = layer(image, training=False)[0, :, :, 0].numpy()
   unit = 1 / np.sqrt(1 + 1e-3)  # norm with mean 0, variance 1, epsilon 1e-3
   np.testing.assert_allclose(result, np.array([[4, 6], [6, 9]]) * unit**3, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("levels_down", "size"), [(0, (9, 12)), (1, (5, 6)), (2, (3, 3)), (4, (1, 1)), (-1, (18, 24))])
+def test_separable_connections_reach_the_size(levels_down, size):
+  layer = SeparableResample(8, levels_down)
+  assert layer(tf.ones([2, 9, 12, 5])).shape == (2, *size, 8)
+  names = {w.name.split("/")[-3] for w in layer.weights}
+  assert names == {"expand", *(f"down_{i}" for i in range(levels_down))}
+
+
+def test_separable_down_by_hand():
+  """Kernels of ones over ones: [[4, 6], [6, 9]] after one halving, their sum after two, times two channels, less 60."""
+  layer = SeparableResample(1, 2, style=ConvStyle(norm_epsilon=1e-12))
+  image = tf.ones([1, 4, 4, 2])
+  layer(image)
+  for unit in (*layer.down, layer.expand):
+    unit.conv.weights[0].assign(tf.ones_like(unit.conv.weights[0]))
+  layer.expand.norm.beta.assign([-60.0])
+  assert layer(image).numpy().ravel() == pytest.approx([2 * (4 + 6 + 6 + 9) - 60], rel=1e-5)  # not activated

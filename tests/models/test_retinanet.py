@@ -102,10 +102,11 @@ def test_checkpoint_reads_back_into_a_new_model(tiny, model, tmp_path):
     np.testing.assert_array_equal(a, b)
 
 
-def test_golden_names(root):
+@pytest.mark.parametrize("name", ["spinenet49s", "r50_fpn", "spinenet49_mobile"])
+def test_golden_names(root, name):
   """The names are the checkpoint format: a change here breaks every checkpoint that exists."""
-  names = sorted(named_variables(build_retinanet("spinenet49s", 3, (128, 128))))
-  golden = (root / "tests" / "models" / "golden_names_spinenet49s.txt").read_text().split()
+  names = sorted(named_variables(build_retinanet(name, 3, (128, 128))))
+  golden = (root / "tests" / "models" / f"golden_names_{name}.txt").read_text().split()
   assert names == golden
 
 
