@@ -3,12 +3,14 @@
 Names that files can bind: `model.*`, `data.*`, `schedule.*`, `loss.*`, `detection.*`, `train.*`, and the parameters of
 optimizers, which `train.optimizer` refers to: `@sgd`, `@adam`, `@rmsprop`, and with tensorflow-addons `@tfa.LAMB` and
 its like. The fields are those of the classes in `training.settings` and of `training.schedules.Schedule`.
+`model.architecture` may be `@scaled()` or `@damaged()`, whose parameters are those of the functions in `backbones.edit`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
+import inspect
 import logging
 import os
 import pathlib
@@ -17,6 +19,8 @@ from collections.abc import Iterator, Sequence
 
 import gin
 
+from spinenet_tf.backbones import edit
+from spinenet_tf.backbones.spec import Architecture
 from spinenet_tf.compat import TF_VERSION
 from spinenet_tf.errors import UserError
 from spinenet_tf.training import optimizers, settings
@@ -31,6 +35,10 @@ _PARTS = {
   "train": settings.RunSettings,
 }
 _BUILDERS = {name: gin.external_configurable(part, name=name) for name, part in _PARTS.items()}
+
+_EDITS = {"scaled": edit.scaled, "damaged": edit.damaged}
+for _name, _edit in _EDITS.items():
+  gin.external_configurable(_edit, name=_name)
 
 for _optimizer in (optimizers.sgd, optimizers.adam, optimizers.rmsprop):
   gin.external_configurable(_optimizer)
@@ -70,9 +78,12 @@ def experiments_directory() -> pathlib.Path:
 def parse(gin_files: Sequence[str], gin_params: Sequence[str] = ()) -> None:
   """Reads gin files, in order, then bindings; later ones win.
 
-  Includes are looked up in the working directory, beside each of the files, and in `experiments/`; so are the files.
+  Includes are looked up in the working directory, beside each of the files, and in `experiments/`; so are the files, and
+  the JSON files of architectures. Those are read now and take the place of their names: what `bound_text` returns does
+  not depend on files.
 
-  Raises: UserError on one line, with file and line, for whatever gin objects to.
+  Raises: UserError on one line, with file and line, for whatever gin objects to; for an architecture that is missing or
+    broken.
   """
   gin.clear_config()
   files = [_find(name) for name in gin_files]
@@ -84,6 +95,28 @@ def parse(gin_files: Sequence[str], gin_params: Sequence[str] = ()) -> None:
       gin.parse_config_files_and_bindings([str(f) for f in files], list(gin_params), finalize_config=True)
   except Exception as error:  # gin raises ValueError, TypeError, SyntaxError, RuntimeError and others
     raise UserError(_explain(error)) from error
+  _read_architectures(folders)
+
+
+def _read_architectures(folders: Sequence[pathlib.Path]) -> None:
+  """Puts the content of architecture files into the bindings that name them."""
+  found = {}
+  for (scope, selector), values in gin.config._CONFIG.items():
+    name = values.get("architecture")
+    if isinstance(name, str) and name.endswith(".json"):
+      path = next((file for folder in folders if (file := folder / os.path.expanduser(name)).is_file()), None)
+      if path is None:
+        raise UserError(
+          f"no architecture file {name!r}; such files are looked up in the working directory, beside the files given to "
+          f"--gin_file, and in {experiments_directory()}"
+        )
+      found[f"{scope}/{selector}.architecture" if scope else f"{selector}.architecture"] = path
+  with gin.unlock_config():
+    for binding, path in found.items():
+      try:
+        gin.bind_parameter(binding, Architecture.from_json(path).to_dict())
+      except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 @contextlib.contextmanager
@@ -178,10 +211,12 @@ def _hint(message: str) -> str:
   if "No configurable matching" in message:
     if "tfa" in message and not _HAS_ADDONS:
       return "; tensorflow-addons cannot be used here: it needs TensorFlow 2.15 and Python below 3.12"
-    return f"; known: {', '.join(sorted(_PARTS))}, and the optimizers sgd, adam, rmsprop"
+    return f"; known: {', '.join(sorted(_PARTS))}, the optimizers sgd, adam, rmsprop, and scaled and damaged"
   part = re.match(r"Configurable '(\w+)' doesn't have a parameter", message)
   if part and part[1] in _PARTS:
     return f"; {part[1]} has: {', '.join(_PARTS[part[1]].__dataclass_fields__)}"
+  if part and part[1] in _EDITS:
+    return f"; {part[1]} has: {', '.join(inspect.signature(_EDITS[part[1]]).parameters)}"
   return ""
 
 

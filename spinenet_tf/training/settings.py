@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Sequence
 from typing import Any, Callable
 
@@ -34,13 +35,14 @@ class ModelSettings:
   """A RetinaNet; every field means what it does for `build_retinanet`, except:
 
   Attributes:
+    architecture: a catalog name, a path to a JSON file, a dictionary, or an `Architecture`.
     num_classes: None takes the number from the data set's meta.json.
     image_size: side in pixels, or (height, width); of the model and of the data.
     anchor_size: None takes the architecture's.
     synchronized: None synchronises batch statistics when there are several replicas.
   """
 
-  architecture: str | dict = "spinenet49"
+  architecture: str | dict | Architecture = "spinenet49"
   num_classes: int | None = None
   image_size: Any = 640
   head_convs: int | None = None
@@ -60,13 +62,20 @@ class ModelSettings:
   padding: str = "symmetric"
   prior: float = 0.01
 
+  def __post_init__(self):
+    if not isinstance(self.architecture, (str, dict, os.PathLike, Architecture)):
+      raise UserError(
+        f"model.architecture is {self.architecture!r}; it must be a name, a path to a JSON file, or an edit with its "
+        "parentheses, such as @scaled()"
+      )
+
   @property
   def size(self) -> tuple[int, int]:
     """(height, width) in pixels."""
     return as_size(self.image_size)
 
   def find_architecture(self) -> Architecture:
-    """Returns the architecture that the name, file or dictionary stands for."""
+    """Returns the architecture that the name, file or dictionary stands for, or the one that was given."""
     return find_architecture(self.architecture)
 
   def anchors(self) -> AnchorConfig:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import numpy as np
 import pytest
@@ -177,6 +178,24 @@ def test_use_backbone_takes_the_place_of_another(searched):
   assert mobile.task.model.head.use_separable_conv and mobile.task.model.head.num_filters == 48
   mask_rcnn = model_garden.use_backbone(exp_factory.get_exp_config("cascadercnn_spinenet_coco"), "49")
   assert mask_rcnn.task.model.decoder.type == "identity"
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_docs(root, tmp_path):
+  from spinenet_tf.models.naming import variable_tree
+  from spinenet_tf.models.retinanet import build_retinanet
+
+  model, other, script, weights = re.findall(r"```python\n(.*?)```", (root / "docs/model_garden.md").read_text(), re.S)
+  names: dict = {}
+  exec(model, names)
+  assert sorted(names["model"].backbone.output_specs) == list("34567")
+  exec(other, {})
+  exec(script.split("if __name__")[0], {})
+  ours = build_retinanet("spinenet49s", 3, (256, 256))
+  prefix = tf.train.Checkpoint(model=variable_tree(ours)).write(str(tmp_path / "ours"))
+  exec(weights.replace("runs/mine", prefix), names)
+  for name, variable in named_variables(names["model"].backbone).items():
+    np.testing.assert_array_equal(variable, named_variables(ours)[name])
 
 
 def test_mistakes():
