@@ -1,77 +1,105 @@
-"""`python -m spinenet_tf.describe`: what models cost, beside the paper's figures.
+"""`python -m spinenet_tf.describe`: what models are and cost, and the paper's tables recomputed.
 
-  python -m spinenet_tf.describe                          every RetinaNet of the paper's table 2
-  python -m spinenet_tf.describe spinenet49 --size=896    one model: blocks, parts, levels
-  python -m spinenet_tf.describe my_architecture.json     an architecture of your own
+  python -m spinenet_tf.describe                                       the paper's table 2: ours, the paper's, difference
+  python -m spinenet_tf.describe --table=9                             another one: 1, 2, 3, 5, 6, 8, 9, 10
+  python -m spinenet_tf.describe spinenet49 --size=896                 one model: blocks, parts, levels
+  python -m spinenet_tf.describe spinenet49 r50_fpn my_own.json        several, and a table of all; `all` is the catalog
+  python -m spinenet_tf.describe spinenet49 --task=mask_rcnn           or classification, backbone
+  python -m spinenet_tf.describe --diff spinenet49 spinenet96          how two differ
+  python -m spinenet_tf.describe spinenet49 --draw=spinenet49.svg      a drawing, PNG or SVG
 
-Parameters and multiply-adds are counted from the spec, without building; `--num_classes` defaults to 91, the authors'
-count of outputs, so that the figures compare.
+`--format=markdown` and `--format=json` print the same for papers and programs. Costs are counted from the spec, without
+building; `--num_classes` defaults to the authors' count of outputs, 91 and 1001, so that the figures compare.
 """
 
 from __future__ import annotations
 
 from absl import flags
 
-from spinenet_tf.backbones.catalog import architecture
-from spinenet_tf.backbones.profile import Cost, profile
-from spinenet_tf.backbones.published import PUBLISHED_CLASSES, RETINANETS
+from spinenet_tf.backbones.catalog import architecture, names
+from spinenet_tf.backbones.compare import diff
+from spinenet_tf.backbones.comparison import describe_model, paper_table, published_rows, summary
+from spinenet_tf.backbones.profile import TASKS
+from spinenet_tf.backbones.published import IMAGENET, PUBLISHED_CLASSES
 from spinenet_tf.backbones.spec import Architecture
+from spinenet_tf.backbones.table import FORMATS, Table, render
 from spinenet_tf.errors import UserError, run_command
+from spinenet_tf.layers.style import ACTIVATIONS
 
 FLAGS = flags.FLAGS
+SIZES = {"classification": 224}  # of the input where the paper has none; otherwise 640
 
 
-def define_flags() -> None:
-  """Registers the command's flags."""
-  flags.DEFINE_integer("size", None, "Side of the square input in pixels; the paper's when there is one, else 640.")
-  flags.DEFINE_integer("num_classes", PUBLISHED_CLASSES, "Class outputs of the RetinaNet.")
+def define_flags(values: flags.FlagValues = FLAGS) -> None:
+  """Registers the command's flags in `values`."""
+  flags.DEFINE_integer(
+    "size", None, "Side of the square input in pixels; the paper's when there is one, else 640.", flag_values=values
+  )
+  flags.DEFINE_integer("num_classes", None, "Outputs of the model; the authors' when not given.", flag_values=values)
+  flags.DEFINE_string("task", "retinanet", f"What stands on the backbone: {', '.join(TASKS)}.", flag_values=values)
+  flags.DEFINE_string("activation", "relu", "relu or swish; training keeps more of swish.", flag_values=values)
+  flags.DEFINE_integer("table", None, "Prints this table of the paper.", flag_values=values)
+  flags.DEFINE_boolean("diff", False, "Prints how two architectures differ.", flag_values=values)
+  flags.DEFINE_string("draw", None, "Draws the architecture to this .png or .svg file.", flag_values=values)
+  flags.DEFINE_string("format", "text", f"How it is printed: {', '.join(FORMATS)}.", flag_values=values)
 
 
-def _compare(value: float, published: float | None) -> str:
-  return f"{value:9.2f} {published:9.1f} {100 * (value / published - 1):+6.2f}%" if published else f"{value:9.2f}"
+def _difference(arguments: list[str]) -> Table:
+  if len(arguments) != 2:
+    raise UserError(f"--diff compares two architectures, {len(arguments)} given: {' '.join(arguments) or 'none'}")
+  a, b = map(architecture, arguments)
+  lines = diff(a, b)
+  return Table(f"{a.name} and {b.name}", {"difference": ""}, tuple((line,) for line in lines or ["none"]))
 
 
-def table(num_classes: int = PUBLISHED_CLASSES) -> str:
-  """Returns the table of all published RetinaNets: ours, the paper's, the difference."""
-  head = f"{'RetinaNet':<12} {'size':>5}  {'10^9 multiply-adds: ours, paper':>27}  {'10^6 parameters: ours, paper':>28}"
-  rows = [head]
-  for row in RETINANETS:
-    cost = profile(row.name, "retinanet", num_classes, (row.size, row.size))
-    multiply_adds = _compare(cost.multiply_adds / 1e9, row.multiply_adds)
-    parameters = _compare(cost.parameters / 1e6, row.parameters)
-    ap = " / ".join("-" if value is None else f"{value}" for value in (row.ap, row.ap_protocol_c))
-    rows.append(f"{row.name:<12} {row.size:>5}  {multiply_adds:>27}  {parameters:>28}   AP B/C {ap}")
-  rows.append(f"(AP: the paper's, COCO test-dev, protocols B / C. Counted with {num_classes} class outputs.)")
-  return "\n".join(rows)
+def _size(arch: Architecture, task: str, num_classes: int) -> int:
+  """The size that the paper has this model at; its first one where it has several."""
+  published = (row.size for _, row in published_rows(arch.name, task) if row.num_classes == num_classes)
+  return FLAGS.size or next(published, SIZES.get(task, 640))
 
 
-def describe_one(arch: Architecture, cost: Cost, size: int) -> str:
-  """Returns blocks, then cost by part and by level, of one RetinaNet."""
-  rows = [arch.describe(), ""]
-  for field in ("part", "level"):
-    rows.append(f"{field:<14} {'parameters':>12} {'multiply-adds':>16}")
-    for key, (parameters, multiply_adds) in cost.by(field).items():
-      rows.append(f"{key!s:<14} {parameters:>12,} {multiply_adds:>16,}")
-  rows.append(f"{'total':<14} {cost.parameters:>12,} {cost.multiply_adds:>16,}   at {size} x {size}")
-  rows.append(f"{'as executed':<14} {'':>12} {cost.multiply_adds_run:>16,}   (expanding before up-sampling)")
-  for row in RETINANETS:
-    if (row.name, row.size) == (arch.name, size):
-      rows.append(f"{'paper':<14} {row.parameters:>10} M {row.multiply_adds:>14} B   (91 class outputs)")
-  return "\n".join(rows)
+def _models(arguments: list[str]) -> list[Table]:
+  task = FLAGS.task
+  num_classes = FLAGS.num_classes or (IMAGENET if task == "classification" else PUBLISHED_CLASSES)
+  models = []
+  for argument in arguments:
+    for name in names() if argument == "all" else [argument]:
+      arch = architecture(name)
+      models.append((arch, task, num_classes, _size(arch, task, num_classes)))
+  tables = [table for model in models for table in describe_model(*model, activation=FLAGS.activation)]
+  return tables + ([summary(models, FLAGS.activation)] if len(models) > 1 else [])
+
+
+def _draw(arguments: list[str]) -> None:
+  from spinenet_tf.visualize.architecture import draw_architecture  # matplotlib takes a while
+
+  if len(arguments) != 1:
+    raise UserError(f"--draw draws one architecture, {len(arguments)} given: {' '.join(arguments) or 'none'}")
+  draw_architecture(architecture(arguments[0])).save(FLAGS.draw)
+
+
+def _check_flags() -> None:
+  for flag in ("num_classes", "size"):
+    value = getattr(FLAGS, flag)
+    if value is not None and value < 1:
+      raise UserError(f"--{flag} is {value}; it must be at least 1")
+  for flag, choices in (("task", TASKS), ("format", FORMATS), ("activation", tuple(ACTIVATIONS))):
+    if getattr(FLAGS, flag) not in choices:
+      raise UserError(f"--{flag} is {getattr(FLAGS, flag)!r}; it must be one of {', '.join(choices)}")
 
 
 def main(argv: list[str]) -> int:
-  """Prints the table, or one description for each argument."""
-  if FLAGS.num_classes < 1:
-    raise UserError(f"--num_classes is {FLAGS.num_classes}; it must be at least 1")
-  if FLAGS.size is not None and FLAGS.size < 1:
-    raise UserError(f"--size is {FLAGS.size}; it is a number of pixels, such as 640")
-  if not argv[1:]:
-    print(table(FLAGS.num_classes))
-  for name in argv[1:]:
-    arch = architecture(name)
-    size = FLAGS.size or next((row.size for row in RETINANETS if row.name == arch.name), 640)
-    print(describe_one(arch, profile(arch, "retinanet", FLAGS.num_classes, (size, size)), size))
+  """Prints a table of the paper, a difference, or one description for each argument."""
+  _check_flags()
+  arguments = argv[1:]
+  if FLAGS.draw is not None:
+    _draw(arguments)
+  if FLAGS.diff:
+    tables = [_difference(arguments)]
+  else:
+    tables = [paper_table(FLAGS.table, FLAGS.num_classes)] if FLAGS.table is not None else []
+    tables += _models(arguments)
+  print(render(tables or [paper_table(2, FLAGS.num_classes)], FLAGS.format))
   return 0
 
 

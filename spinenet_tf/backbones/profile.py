@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of a model, counted from its spec without building it.
+"""Parameters, multiply-adds and memory of a model, counted from its spec without building it.
 
 Counted as the paper's tables are: the multiplications of convolutions at the size of their output, nothing for
 normalisation, activation, pooling or addition; trainable parameters, so normalisation's scale and shift but not its
@@ -11,24 +11,21 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 
-from spinenet_tf.backbones.builder import level_size
 from spinenet_tf.backbones.catalog import architecture as find_architecture
+from spinenet_tf.backbones.counting.backbone import count_features, count_pyramid
+from spinenet_tf.backbones.counting.counter import Counter, Op
+from spinenet_tf.backbones.counting.heads import (
+  MASK_HEADS,
+  MaskHeads,
+  count_classifier,
+  count_mask_rcnn,
+  count_retinanet,
+)
 from spinenet_tf.backbones.spec import Architecture
 from spinenet_tf.errors import UserError
-from spinenet_tf.layers.blocks import block_channels, kernel_sizes
 
-TASKS = ("backbone", "retinanet")
-
-
-@dataclasses.dataclass(frozen=True)
-class Conv:
-  """One convolution, with the normalisation or bias behind it: its part of the model, level, and cost."""
-
-  part: str
-  level: int
-  parameters: int
-  multiply_adds: int
-  multiply_adds_run: int
+TASKS = ("backbone", "retinanet", "mask_rcnn", "classification")
+BYTES = 4  # of a float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,104 +33,48 @@ class Cost:
   """What a model costs for one image.
 
   Attributes:
-    convs: every convolution; one that several levels share stands once for each, its parameters with the first.
+    ops: every step; a convolution that several levels share stands once for each, its parameters with the first.
   """
 
-  convs: tuple[Conv, ...]
+  ops: tuple[Op, ...]
 
   @property
   def parameters(self) -> int:
     """Trainable values."""
-    return sum(c.parameters for c in self.convs)
+    return sum(op.parameters for op in self.ops)
 
   @property
   def multiply_adds(self) -> int:
     """Multiplications of all convolutions in the paper's order."""
-    return sum(c.multiply_adds for c in self.convs)
+    return sum(op.multiply_adds for op in self.ops)
 
   @property
   def multiply_adds_run(self) -> int:
     """Multiplications of all convolutions in the order executed."""
-    return sum(c.multiply_adds_run for c in self.convs)
+    return sum(op.multiply_adds_run for op in self.ops)
 
-  def by(self, field: str) -> dict[str | int, tuple[int, int]]:
-    """Returns {value of `field`: (parameters, multiply_adds)} for field "part" or "level", in order of value."""
-    groups: dict[str | int, tuple[int, int]] = {}
-    for conv in self.convs:
-      parameters, multiply_adds = groups.get(getattr(conv, field), (0, 0))
-      groups[getattr(conv, field)] = (parameters + conv.parameters, multiply_adds + conv.multiply_adds)
-    return dict(sorted(groups.items()))
+  @property
+  def activation_bytes(self) -> int:
+    """Size of all features that one forward pass writes, in float32.
 
+    Those of convolutions (with the normalisation and the activation behind them: one map), pools, up-samplings, sums.
+    """
+    return BYTES * sum(op.written for op in self.ops)
 
-class _Counter:
-  """Collects convolutions for an input size."""
+  @property
+  def training_bytes(self) -> int:
+    """Size of the features of one image that a training step keeps for its gradients, in float32.
 
-  def __init__(self, input_size: tuple[int, int]):
-    self.input_size, self.convs = input_size, []
+    What each normalisation and each swish reads, and what each activation, pool and prediction writes.
+    """
+    return BYTES * sum(op.kept for op in self.ops)
 
-  def pixels(self, level: int) -> int:
-    height, width = level_size(self.input_size, level)
-    return height * width
-
-  def conv(self, part, level, kernel, inputs, outputs, *, run_level=None, shared=False, extra=None) -> None:
-    """Adds a convolution whose output lies at `level`; `extra` parameters default to a normalisation's two a channel."""
-    weights = kernel**2 * inputs * outputs
-    extra = 2 * outputs if extra is None else extra
-    run_level = level if run_level is None else run_level
-    parameters = extra + (0 if shared else weights)
-    self.convs.append(Conv(part, level, parameters, weights * self.pixels(level), weights * self.pixels(run_level)))
-
-  def block(self, part: str, block: str, level: int, filters: int, inputs: int, input_level: int) -> None:
-    """Adds one residual or bottleneck block, its projection where channels or level change."""
-    outputs, sizes = block_channels(block, filters), kernel_sizes(block)
-    channels, at = inputs, input_level
-    for i, kernel in enumerate(sizes):
-      at = level if kernel == 3 else at
-      last = i == len(sizes) - 1
-      self.conv(part, at, kernel, channels, outputs if last else filters)
-      channels = filters
-    if inputs != outputs or input_level != level:
-      self.conv(part, level, 1, inputs, outputs)
-
-  def connection(self, arch: Architecture, parent: int, index: int) -> None:
-    """Adds one cross-scale connection."""
-    source, target = arch.features[parent].level, arch.features[index].level
-    squeezed, part = arch.squeeze_filters(parent), "connections"
-    self.conv(part, source, 1, arch.channels(parent), squeezed)
-    if target > source:
-      self.conv(part, source + 1, 3, squeezed, squeezed)
-    height, width = level_size(self.input_size, source)
-    factor = 2 ** max(source - target, 0)
-    commutes = (height * factor, width * factor) == level_size(self.input_size, target)
-    run_level = source if target < source and commutes else target
-    self.conv(part, target, 1, squeezed, arch.channels(index), run_level=run_level)
-
-
-def _count_backbone(counter: _Counter, arch: Architecture, levels: tuple[int, ...]) -> None:
-  counter.conv("stem", 1, arch.stem_kernel, 3, arch.stem_filters)
-  channels, level = arch.stem_filters, 2 if arch.stem_pool else 1
-  for i, spec in enumerate(arch.features):
-    if i >= len(arch.stem):
-      for parent in spec.parents:
-        counter.connection(arch, parent, i)
-      channels, level = arch.channels(i), spec.level
-    for _ in range(arch.block_repeats):
-      part = "stem" if i < len(arch.stem) else "blocks"
-      counter.block(part, spec.block, spec.level, arch.filters(spec.level), channels, level)
-      channels, level = arch.channels(i), spec.level
-  for i, spec in enumerate(arch.features):
-    if spec.is_output and spec.level in levels:
-      counter.conv("endpoints", spec.level, 1, arch.channels(i), arch.endpoint_filters)
-
-
-def _count_retinanet(counter: _Counter, arch: Architecture, levels, convs, filters, classes, anchors) -> None:
-  for outputs, part in ((anchors * classes, "class tower"), (anchors * 4, "box tower")):
-    for level in levels:
-      shared, channels = level != levels[0], arch.endpoint_filters
-      for _ in range(convs):
-        counter.conv(part, level, 3, channels, filters, shared=shared)
-        channels = filters
-      counter.conv(part, level, 3, channels, outputs, shared=shared, extra=0 if shared else outputs)
+  def by(self, field: str) -> dict[str | int, Cost]:
+    """Returns {value of `field`: the `Cost` of the ops that have it} for field "part" or "level", in order of value."""
+    groups: dict[str | int, list[Op]] = {}
+    for op in self.ops:
+      groups.setdefault(getattr(op, field), []).append(op)
+    return {key: Cost(tuple(ops)) for key, ops in sorted(groups.items())}
 
 
 def profile(
@@ -147,30 +88,53 @@ def profile(
   anchors_per_location: int = 9,
   min_level: int = 3,
   max_level: int = 7,
+  mask_heads: MaskHeads | None = None,
+  activation: str = "relu",
 ) -> Cost:
-  """Counts parameters and multiply-adds of a model.
+  """Counts parameters, multiply-adds and memory of a model.
 
   Args:
     architecture: a catalog name, a path to a JSON file, or an `Architecture`.
-    task: "retinanet", or "backbone" for the pyramid alone.
-    num_classes: without background. The paper's counts have the authors' 91 outputs.
+    task: "retinanet"; "mask_rcnn"; "classification", on the mean of all levels of the pyramid (of a ResNet with a feature
+      pyramid network: on its last block, without the pyramid); or "backbone" for the pyramid alone.
+    num_classes: without background. The paper's counts have the authors' 91 outputs, and 1001 in classification.
     input_size: (height, width) in pixels.
-    head_convs: convolutions of each tower; the architecture's when None.
+    head_convs: convolutions of each tower of RetinaNet; the architecture's when None.
     head_width: their channels; the architecture's when None.
     anchors_per_location: of RetinaNet.
-    min_level: lowest level that the heads read; a backbone alone counts all its outputs.
-    max_level: highest level that the heads read.
+    min_level: lowest level that the detection heads read.
+    max_level: highest level that they read.
+    mask_heads: sizes of Mask R-CNN's heads; when None the paper's for this architecture, by its name.
+    activation: "relu" or "swish", of which training keeps more.
 
   Returns: the `Cost` of one image.
 
-  Raises: UserError for an unknown architecture or task.
+  Raises: UserError for an unknown architecture or task, or levels that it does not have.
   """
   if task not in TASKS:
     raise UserError(f"task is {task!r}; it must be one of {list(TASKS)}")
-  arch, counter = find_architecture(architecture), _Counter(tuple(input_size))
-  levels = tuple(range(min_level, max_level + 1)) if task == "retinanet" else arch.output_levels
-  _count_backbone(counter, arch, levels)
+  arch, counter = find_architecture(architecture), Counter(tuple(input_size), activation)
+  levels = arch.output_levels
+  if task in ("retinanet", "mask_rcnn"):
+    levels = tuple(range(min_level, max_level + 1))
+    if missing := sorted(set(levels) - set(arch.output_levels)):
+      raise UserError(
+        f"{arch.name} has levels {list(arch.output_levels)}; {missing} of {list(levels)} are missing: change min_level "
+        "or max_level"
+      )
+  if task == "mask_rcnn":
+    mask_heads = mask_heads or MASK_HEADS.get(arch.name) or MaskHeads()
+    arch = dataclasses.replace(arch, endpoint_filters=mask_heads.endpoints or arch.endpoint_filters)
+  count_features(counter, arch, arch.used(levels))
+  if task == "classification" and arch.pyramid == "fpn":
+    count_classifier(counter, arch.channels(len(arch.stem) - 1), (arch.stem[-1].level,), num_classes)
+    return Cost(tuple(counter.ops))
+  count_pyramid(counter, arch, levels)
   if task == "retinanet":
     convs, width = head_convs or arch.head_convs, head_width or arch.head_filters
-    _count_retinanet(counter, arch, levels, convs, width, num_classes, anchors_per_location)
-  return Cost(tuple(counter.convs))
+    count_retinanet(counter, arch, levels, convs, width, num_classes, anchors_per_location)
+  elif task == "mask_rcnn":
+    count_mask_rcnn(counter, arch, levels, mask_heads, num_classes)
+  elif task == "classification":
+    count_classifier(counter, arch.endpoint_filters, levels, num_classes)
+  return Cost(tuple(counter.ops))
