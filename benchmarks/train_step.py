@@ -38,16 +38,17 @@ def _ours(name: str, size: int, batch: int):
   from spinenet_tf.compat import keras
   from spinenet_tf.losses.retinanet import RetinaNetLoss
   from spinenet_tf.models.retinanet import build_retinanet
-  from spinenet_tf.training.step import RetinaNetStep
+  from spinenet_tf.training.step import TrainStep
   from spinenet_tf.training.strategy import tune_for_cpu
+  from spinenet_tf.training.tasks.retinanet import RetinaNetObjective
 
   tune_for_cpu()
   model = build_retinanet(name, CLASSES, (size, size))
   optimizer = keras.optimizers.legacy.SGD(0.01, momentum=0.9)
   step_variable = tf.Variable(0, dtype=tf.int64)
-  step = RetinaNetStep(
+  step = TrainStep(
     model,
-    RetinaNetLoss(CLASSES),
+    RetinaNetObjective(RetinaNetLoss(CLASSES)),
     optimizer,
     model.trainable_variables,
     step_variable,
@@ -107,7 +108,7 @@ def measure(side: str, name: str, size: int, batch: int, steps: int) -> dict:
   if side == "peer":
     from benchmarks import model_garden  # noqa: F401
   else:
-    import spinenet_tf.training.step  # noqa: F401
+    import spinenet_tf.training.tasks.retinanet  # noqa: F401
   start = time.perf_counter()
   run = {"ours": _ours, "peer": _peer}[side](name, size, batch)
   built = time.perf_counter()

@@ -10,14 +10,13 @@ import tensorflow as tf
 
 from spinenet_tf.data.pipeline import explain_errors
 from spinenet_tf.training import checkpoints, inputs, strategy
-from spinenet_tf.training.evaluator import Evaluator
 from spinenet_tf.training.run_directory import RunDirectory
 from spinenet_tf.training.settings import Experiment
-from spinenet_tf.training.setup import model_description
+from spinenet_tf.training.tasks import task_of
 
 
 class Evaluated(NamedTuple):
-  """Metrics as `Evaluator.evaluate` returns them, a table to read, and what was evaluated."""
+  """Metrics as the task's evaluator returns them, a table to read, and what was evaluated."""
 
   metrics: dict[str, Any]
   table: str
@@ -45,23 +44,24 @@ def evaluate(
   run = RunDirectory(model_dir)
   prefix = checkpoints.find(checkpoint or model_dir)
   experiment = _with_own_architecture(experiment, run)
-  data = inputs.resolve(experiment.data, experiment.model, training=False)
+  task = task_of(experiment)
+  data = inputs.resolve(experiment.data, task.network, training=False)
   strategy.set_precision(experiment.train.precision)
   if experiment.train.strategy != "tpu":
     strategy.tune_for_cpu(training=False)
   devices = strategy.make_strategy(experiment.train.strategy, experiment.train.tpu)
   replicas = devices.num_replicas_in_sync
   if checkpoint is None:
-    run.check_same(model_description(experiment.model, data, experiment.detection, replicas))
+    run.check_same(task.describe(data, replicas))
   with devices.scope():
-    model = experiment.model.build(data.num_classes, replicas)
+    model = task.network.build(data.num_classes, replicas)
     step = checkpoints.restore_weights(model, prefix)
-  evaluator = Evaluator(devices, model, data, experiment.detection)
+  evaluator = task.evaluator(devices, model, data)
   with explain_errors(data.eval_pattern):
     metrics = evaluator.evaluate(tf.constant(-1))
   if output_dir is not None and strategy.Worker.of(devices).is_chief:
-    evaluator.coco.save(output_dir)
-  return Evaluated(metrics, evaluator.coco.table(), prefix, step)
+    evaluator.scores.save(output_dir)
+  return Evaluated(metrics, evaluator.scores.table(), prefix, step)
 
 
 def _with_own_architecture(experiment: Experiment, run: RunDirectory) -> Experiment:

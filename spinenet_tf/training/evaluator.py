@@ -1,9 +1,9 @@
-"""Evaluation, the same during training and after: detections of a whole data set against COCO's metric."""
+"""Evaluation of detectors, the same during training and after: detections of a data set against COCO's metric."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 import orbit
@@ -18,13 +18,14 @@ from spinenet_tf.training.settings import DetectionSettings
 from spinenet_tf.visualize.boxes import draw
 
 
-class Evaluator(orbit.AbstractEvaluator):
+class DetectionEvaluator(orbit.AbstractEvaluator):
   """Runs the model over the evaluation examples; `evaluate(-1)` over all, `evaluate(n)` over n batches.
 
   Args:
     strategy: that the model was built under.
     model: built.
     inputs: with an evaluation pattern.
+    data: returns the distributed evaluation examples; called once, at the first evaluation.
     detection: thresholds of the post-processing.
     pictures: how many of the first images are drawn into the TensorBoard summary.
   """
@@ -34,17 +35,18 @@ class Evaluator(orbit.AbstractEvaluator):
     strategy: tf.distribute.Strategy,
     model: RetinaNet,
     inputs: Inputs,
+    data: Callable[[], tf.distribute.DistributedDataset],
     detection: DetectionSettings,
     pictures: int = 0,
   ):
-    self._strategy, self._model, self._inputs, self._pictures = strategy, model, inputs, pictures
+    self._strategy, self._model, self._inputs, self._data, self._pictures = strategy, model, inputs, data, pictures
     self._detection = dataclasses.asdict(detection)
     self._dataset: tf.distribute.DistributedDataset | None = None
     self._coco: CocoEvaluator | None = None
     self._detect = tf.function(self._detect_batch, autograph=False)
 
   @property
-  def coco(self) -> CocoEvaluator:
+  def scores(self) -> CocoEvaluator:
     """The evaluator with the detections of the last evaluation, for its table and files."""
     if self._coco is None:
       self._coco = self._inputs.evaluator()
@@ -59,20 +61,20 @@ class Evaluator(orbit.AbstractEvaluator):
     Returns: COCO's twelve numbers, and "class_AP/NAME" for each class; floats in [0, 1], NaN without such objects.
     """
     if self._dataset is None:
-      self._dataset = self._inputs.evaluation(self._strategy)
-    self.coco.reset()
+      self._dataset = self._data()
+    self.scores.reset()
     drawn: list[np.ndarray] = []
     for number, batch in enumerate(self._dataset):
       if number == int(num_steps):
         break
       detections = {key: self._gather(value) for key, value in self._detect(batch["image"]).items()}
       facts = {key: self._gather(batch[key]) for key in ("source_id", "original_size", "scale", "is_real")}
-      self.coco.update(detections, facts)
+      self.scores.update(detections, facts)
       if len(drawn) < self._pictures:
         drawn += self._draw(batch, detections, facts, self._pictures - len(drawn))
     for i, picture in enumerate(drawn):
       tf.summary.image(f"validation/{i}", picture[None])
-    result = dict(self.coco.result())
+    result = dict(self.scores.result())
     per_class = result.pop("per_class")
     return {**result, **{f"class_AP/{name}": row["AP"] for name, row in per_class.items()}}
 

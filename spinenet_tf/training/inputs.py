@@ -1,4 +1,4 @@
-"""The data of an experiment: files, classes, epochs, and data sets for a distribution strategy."""
+"""The data of an experiment: files, classes, epochs."""
 
 from __future__ import annotations
 
@@ -6,16 +6,12 @@ import dataclasses
 import os
 from typing import Any
 
-import tensorflow as tf
-
 from spinenet_tf.data import meta as meta_lib
 from spinenet_tf.data import shards
-from spinenet_tf.data.pipeline import detection_dataset, groundtruth
+from spinenet_tf.data.pipeline import groundtruth
 from spinenet_tf.errors import UserError
 from spinenet_tf.evaluation.coco import CocoEvaluator
 from spinenet_tf.training.settings import DataSettings, ModelSettings
-
-TRAINED_ON = ("image", "boxes", "classes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,51 +56,6 @@ class Inputs:
     names = {category["id"]: category["name"] for category in self.categories}
     ids = self.class_ids or range(1, self.num_classes + 1)
     return [names.get(number, f"no class {number}") for number in ids]
-
-  def training(
-    self, strategy: tf.distribute.Strategy, start_step: int, seed: int, accumulation: int
-  ) -> tf.distribute.DistributedDataset:
-    """Returns endless batches for each replica, those that follow `start_step` steps."""
-    settings = self.settings
-    consumed = start_step * accumulation * settings.batch_size
-
-    def pipeline(context: tf.distribute.InputContext) -> tf.data.Dataset:
-      dataset = detection_dataset(
-        self.train_pattern,
-        image_size=self.image_size,
-        batch_size=context.get_per_replica_batch_size(settings.batch_size),
-        training=True,
-        class_ids=self.class_ids,
-        scale_jitter=tuple(settings.scale_jitter),
-        flip=settings.flip,
-        max_boxes=settings.max_boxes,
-        seed=seed,
-        start_example=consumed // context.num_input_pipelines,
-        shuffle_buffer=settings.shuffle_buffer,
-        cache=settings.cache,
-        input_context=context,
-      )
-      return dataset.map(lambda batch: {key: batch[key] for key in TRAINED_ON}).prefetch(2)
-
-    return strategy.distribute_datasets_from_function(pipeline)
-
-  def evaluation(self, strategy: tf.distribute.Strategy) -> tf.distribute.DistributedDataset:
-    """Returns the evaluation examples in order, once; fillers complete the last batch.
-
-    Each of several workers sees them all and comes to the same numbers: nothing has to be gathered over the network.
-    """
-    dataset = detection_dataset(
-      self.eval_pattern,
-      image_size=self.image_size,
-      batch_size=self.eval_batch_size(strategy.num_replicas_in_sync),
-      training=False,
-      class_ids=self.class_ids,
-      max_boxes=self.settings.max_boxes,
-    )
-    # Source ids are strings, which accelerators do not take.
-    return strategy.experimental_distribute_dataset(
-      dataset, tf.distribute.InputOptions(experimental_fetch_to_device=False)
-    )
 
   def eval_batch_size(self, replicas: int) -> int:
     """Returns the evaluation batch, a multiple of the replicas."""

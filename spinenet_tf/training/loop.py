@@ -14,10 +14,9 @@ import tensorflow as tf
 from absl import logging
 
 from spinenet_tf.data.pipeline import explain_errors
-from spinenet_tf.training.evaluator import Evaluator
 from spinenet_tf.training.progress import Progress, duration, memory_gib, speak
 from spinenet_tf.training.run_directory import RunDirectory, environment
-from spinenet_tf.training.setup import Setup, model_description
+from spinenet_tf.training.setup import Setup
 from spinenet_tf.training.trainer import Trainer
 
 
@@ -38,7 +37,14 @@ def train(setup: Setup, *, config: str = "", operative_config: str = "") -> dict
   Raises: UserError when the loss is not finite, a record cannot be read, or a checkpoint cannot be written.
   """
   _write_facts(setup, config, operative_config)
-  progress = Progress(setup.run, total=setup.plan.total, batch=setup.plan.batch, rate=setup.rate)
+  progress = Progress(
+    setup.run,
+    total=setup.plan.total,
+    batch=setup.plan.batch,
+    rate=setup.rate,
+    parts=setup.step.objective.parts,
+    headline=setup.task.headline,
+  )
   _announce(setup, progress.say)
   loop = Loop(setup, progress)
   with _quiet_orbit(), _on_sigterm(loop.stop), explain_errors(setup.inputs.train_pattern):
@@ -114,9 +120,9 @@ class Loop:
       return
     begin = time.perf_counter()
     metrics = self._controller.evaluate(steps=-1)
-    is_best = self._setup.checkpoints.save_best(metrics)
+    is_best = self._setup.checkpoints.save_best(metrics, self._setup.task.key_metric)
     if self._setup.run.writes:
-      self._setup.evaluator.coco.save(str(self._setup.run.path / "eval"))
+      self._setup.evaluator.scores.save(str(self._setup.run.path / "eval"))
     self._progress.report_evaluation(self._setup.global_step, metrics, time.perf_counter() - begin, is_best)
     self._evaluation = metrics
 
@@ -146,7 +152,7 @@ def dry_run(setup: Setup) -> None:
   )
 
 
-def _evaluate_one_batch(evaluator: Evaluator) -> None:
+def _evaluate_one_batch(evaluator: orbit.AbstractEvaluator) -> None:
   verbosity = logging.get_verbosity()
   logging.set_verbosity(logging.ERROR)  # all other pictures count as not evaluated, which is meant here
   try:
@@ -156,11 +162,8 @@ def _evaluate_one_batch(evaluator: Evaluator) -> None:
 
 
 def _trainer(setup: Setup) -> Trainer:
-  train = setup.experiment.train
   return Trainer(
-    setup.strategy,
-    setup.step,
-    lambda: setup.inputs.training(setup.strategy, setup.global_step, train.seed, train.accumulation),
+    setup.strategy, setup.step, lambda: setup.task.train_on(setup.strategy, setup.inputs, setup.global_step)
   )
 
 
@@ -170,9 +173,9 @@ def _next(step: int, interval: int) -> int:
 
 
 def _write_facts(setup: Setup, config: str, operative_config: str) -> None:
-  run, experiment = setup.run, setup.experiment
+  run = setup.run
   replicas = setup.strategy.num_replicas_in_sync
-  run.write_json("model.json", model_description(experiment.model, setup.inputs, experiment.detection, replicas))
+  run.write_json("model.json", setup.task.describe(setup.inputs, replicas))
   run.write("config.gin", config)
   run.write("config.operative.gin", operative_config)
   run.write_json("environment.json", environment())
@@ -209,8 +212,8 @@ def _announce(setup: Setup, say: Callable[[str], None]) -> None:
 
 def _farewell(setup: Setup, say: Callable[[str], None]) -> None:
   folder = setup.run.path
-  best = setup.checkpoints.best()
-  say(f"done: {setup.plan.total} steps" + (f", best AP {best['AP']:.3f} at step {best['step']}" if best else ""))
+  best, key = setup.checkpoints.best(), setup.task.key_metric
+  say(f"done: {setup.plan.total} steps" + (f", best {key} {best[key]:.3f} at step {best['step']}" if best else ""))
   if setup.evaluator:
     say(f"evaluate:  python -m spinenet_tf.evaluate --model_dir={folder}")
   say(f"predict:   python -m spinenet_tf.predict --model_dir={folder} IMAGE...")

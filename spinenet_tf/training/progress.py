@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any, Callable
 
 import tensorflow as tf
@@ -20,6 +21,8 @@ class Progress:
     total: steps of the run.
     batch: examples of one step, for images per second.
     rate: learning rate of a step.
+    parts: names of the losses shown.
+    headline: names of the metrics shown of an evaluation.
     say: prints a line.
   """
 
@@ -30,10 +33,13 @@ class Progress:
     total: int,
     batch: int,
     rate: Callable[[int], Any],
+    parts: Sequence[str],
+    headline: Sequence[str],
     say: Callable[[str], None] | None = None,
   ):
     self._run, self._total, self._batch, self._rate = run, total, batch, rate
     self.say = say or (speak if run.writes else (lambda text: None))
+    self._parts, self._headline = parts, headline
     self._seconds_per_step: float | None = None
     self._begin = time.perf_counter()
 
@@ -71,7 +77,7 @@ class Progress:
     parts = [
       f"step {step}/{self._total} {100 * step / self._total:.1f}%",
       *self._pace(step, line, per_step, first),
-      f"loss {line['total']:.5g} (cls {line['cls']:.4g} box {line['box']:.4g} l2 {line['l2']:.3g})",
+      f"loss {line['total']:.5g} ({' '.join(f'{part} {line[part]:.4g}' for part in self._parts)} l2 {line['l2']:.3g})",
       f"lr {line['learning_rate']:.3g}",
       f"grad {line['gradient_norm']:.2f}",
       f"mem {line['memory_gib']:.1f}G",
@@ -93,10 +99,9 @@ class Progress:
     numbers = {k: (v if math.isfinite(v) else None) for k, v in metrics.items()}
     line = {"step": step, "kind": "eval", **numbers, "seconds": round(seconds, 3)}
     self._run.append_metrics(line)
-    self.say(
-      f"step {step}/{self._total} evaluation | AP {metrics['AP']:.3f} AP50 {metrics['AP50']:.3f} "
-      f"AP75 {metrics['AP75']:.3f} | {duration(seconds)}" + (" | best so far, kept" if best else "")
-    )
+    found = " ".join(f"{name} {metrics[name]:.3f}" for name in self._headline)
+    kept = " | best so far, kept" if best else ""
+    self.say(f"step {step}/{self._total} evaluation | {found} | {duration(seconds)}{kept}")
 
 
 def speak(text: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from spinenet_tf.backbones.spec import Architecture
 from spinenet_tf.compat import keras
 from spinenet_tf.errors import UserError
 
@@ -140,7 +141,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any]):
   """Yields (what, then, now) where two model descriptions differ in what makes checkpoints useless for each other."""
   if old.get("task") != new.get("task"):
     yield "task", old.get("task"), new.get("task")
-  if old["architecture"] != new["architecture"]:
+  if Architecture.from_dict(old["architecture"]) != Architecture.from_dict(new["architecture"]):
     names = old["architecture"].get("name"), new["architecture"].get("name")
     yield ("architecture", *(names if names[0] != names[1] else (f"another {names[0]}", f"a changed {names[1]}")))
   for key in ("num_classes", "input_size", "anchors", "head_convs", "head_width", "activation", "padding"):

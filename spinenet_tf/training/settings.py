@@ -115,9 +115,12 @@ class DataSettings:
     num_train_examples: examples of one epoch; None takes the number from meta.json, else counts the records.
     batch_size: examples of one forward and backward pass, over all replicas.
     eval_batch_size: the same in evaluation; None takes batch_size.
-    scale_jitter: range of the random scale of training images.
     flip: whether half of the training images are mirrored.
-    max_boxes: objects kept for each image.
+    scale_jitter: detection: range of the random scale of training images.
+    max_boxes: detection: objects kept for each image.
+    crop_area, crop_ratio: classification: ranges of the random crop's area, as a share of the image's, and of its width
+      by its height.
+    eval_crop: classification: side of the central crop of evaluation, as a share of the image's shorter side.
     class_layout: "contiguous" gives each category of meta.json one output, in order of their ids; "original" makes the
       id the index, as the authors do: 91 outputs for COCO, of which 0 and the unused ids are never trained as objects.
     shuffle_buffer: examples among which the next one is drawn.
@@ -133,9 +136,12 @@ class DataSettings:
   num_train_examples: int | None = None
   batch_size: int = 256
   eval_batch_size: int | None = None
-  scale_jitter: tuple[float, float] = (0.5, 2.0)
   flip: bool = True
+  scale_jitter: tuple[float, float] = (0.5, 2.0)
   max_boxes: int = 100
+  crop_area: tuple[float, float] = (0.08, 1.0)
+  crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+  eval_crop: float = 0.875
   class_layout: str = "contiguous"
   shuffle_buffer: int = 10_000
   cache: bool = False
@@ -161,6 +167,13 @@ class LossSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class ClassifierLossSettings:
+  """The loss of a classifier; the field is that of `losses.classification.ClassificationLoss`."""
+
+  label_smoothing: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
 class DetectionSettings:
   """From predictions to detections; fields are those of `ops.nms.detect`."""
 
@@ -175,6 +188,7 @@ class RunSettings:
   """How long, on what, and what is kept. Durations are steps (an int), "N steps" or "N epochs".
 
   Attributes:
+    task: "retinanet" or "classification".
     duration: of the run.
     strategy: "auto", "one_device", "mirrored", "multi_worker" or "tpu".
     tpu: name or address of the TPU, for strategy "tpu".
@@ -195,6 +209,7 @@ class RunSettings:
     optional_bindings: gin bindings (as "a.b", or a macro's name) that may go unused.
   """
 
+  task: str = "retinanet"
   duration: Duration = "350 epochs"
   strategy: str = "auto"
   tpu: str = ""
@@ -228,11 +243,12 @@ class RunSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """Everything that decides what a run computes."""
+  """Everything that decides what a run computes; what the task does not use stays at its default."""
 
   model: ModelSettings = ModelSettings()
   data: DataSettings = DataSettings()
   schedule: Schedule = dataclasses.field(default_factory=Schedule)
   loss: LossSettings = LossSettings()
+  classifier_loss: ClassifierLossSettings = ClassifierLossSettings()
   detection: DetectionSettings = DetectionSettings()
   train: RunSettings = RunSettings()

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any
 
 import orbit
 import tensorflow as tf
 
 from spinenet_tf.compat import keras
 from spinenet_tf.errors import UserError
-from spinenet_tf.losses.retinanet import RetinaNetLoss
-from spinenet_tf.models.retinanet import RetinaNet
 from spinenet_tf.training import checkpoints, checks, inputs, optimizers, strategy
-from spinenet_tf.training.evaluator import Evaluator
 from spinenet_tf.training.freeze import freeze
-from spinenet_tf.training.run_directory import FORMAT, RunDirectory
+from spinenet_tf.training.run_directory import RunDirectory
 from spinenet_tf.training.schedules import LearningRate, steps_per_epoch, to_steps
-from spinenet_tf.training.settings import Experiment, ModelSettings
-from spinenet_tf.training.step import RetinaNetStep
+from spinenet_tf.training.settings import Experiment
+from spinenet_tf.training.step import TrainStep
+from spinenet_tf.training.tasks import task_of
+from spinenet_tf.training.tasks.base import Task, TaskEvaluator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,16 +37,17 @@ class Setup:
   """A run, built and restored, about to take its next step."""
 
   experiment: Experiment
+  task: Task
   run: RunDirectory
   worker: strategy.Worker
   strategy: tf.distribute.Strategy
   inputs: inputs.Inputs
   plan: Plan
   rate: LearningRate
-  model: RetinaNet
-  step: RetinaNetStep
+  model: keras.Model
+  step: TrainStep
   checkpoints: checkpoints.Checkpoints
-  evaluator: Evaluator | None
+  evaluator: TaskEvaluator | None
   notes: list[str]
 
   @property
@@ -75,21 +74,6 @@ def make_plan(experiment: Experiment, num_examples: int) -> Plan:
   return Plan(epoch, total, *intervals, batch)
 
 
-def model_description(
-  settings: ModelSettings, data: inputs.Inputs, detection: Any, replicas: int = 1
-) -> dict[str, Any]:
-  """Returns the content of model.json: all that is needed to build the model again, without gin."""
-  return {
-    "format": FORMAT,
-    "task": "retinanet",
-    "architecture": settings.find_architecture().to_dict(),
-    "model": settings.arguments(data.num_classes, replicas),
-    "categories": data.categories,
-    "class_ids": data.class_ids,
-    "detection": dataclasses.asdict(detection),
-  }
-
-
 def build(experiment: Experiment, model_dir: str | os.PathLike) -> Setup:
   """Builds a run and restores its latest checkpoint, or the initial one.
 
@@ -99,11 +83,11 @@ def build(experiment: Experiment, model_dir: str | os.PathLike) -> Setup:
 
   Raises: UserError for everything that can be known to fail.
   """
-  train, settings = experiment.train, experiment.model
+  train, task = experiment.train, task_of(experiment)
   optimizers.check(train.optimizer)
-  settings.find_architecture()
-  checks.check_image_size(settings)
-  data = inputs.resolve(experiment.data, settings)
+  task.network.find_architecture()
+  task.check()
+  data = inputs.resolve(experiment.data, task.network)
   if train.initial_checkpoint:
     checkpoints.find(train.initial_checkpoint)
   plan = make_plan(experiment, data.num_examples)
@@ -116,18 +100,18 @@ def build(experiment: Experiment, model_dir: str | os.PathLike) -> Setup:
   checks.check_batch(experiment.data.batch_size, replicas)
   worker = strategy.Worker.of(devices)
   run = RunDirectory(model_dir, writes=worker.is_chief)
-  run.check_same(model_description(settings, data, experiment.detection, replicas))
+  run.check_same(task.describe(data, replicas))
   run.prepare()
 
   keras.utils.set_random_seed(train.seed)
   with devices.scope():
-    model = settings.build(data.num_classes, replicas)
+    model = task.network.build(data.num_classes, replicas)
     variables = freeze(model, train.freeze)
     global_step = orbit.utils.create_global_step()
     optimizer = optimizers.with_loss_scale(train.optimizer(learning_rate=rate.of(global_step)), train.precision)
-    step = RetinaNetStep(
+    step = TrainStep(
       model,
-      RetinaNetLoss(data.num_classes, **dataclasses.asdict(experiment.loss)),
+      task.objective(data.num_classes),
       optimizer,
       variables,
       global_step,
@@ -139,23 +123,17 @@ def build(experiment: Experiment, model_dir: str | os.PathLike) -> Setup:
     )
     saved = checkpoints.Checkpoints(run.path, model, optimizer, global_step, keep=train.keep_checkpoints, worker=worker)
     notes = _initialise(model, saved, train.initial_checkpoint)
-  notes += _small_objects(data, model)
+  notes += task.notes(data, model)
   evaluator = None
   if data.eval_pattern is not None:
-    evaluator = Evaluator(devices, model, data, experiment.detection, train.pictures)
-  return Setup(experiment, run, worker, devices, data, plan, rate, model, step, saved, evaluator, notes)
+    evaluator = task.evaluator(devices, model, data, train.pictures)
+  return Setup(experiment, task, run, worker, devices, data, plan, rate, model, step, saved, evaluator, notes)
 
 
-def _initialise(model: RetinaNet, saved: checkpoints.Checkpoints, initial: str | None) -> list[str]:
+def _initialise(model: keras.Model, saved: checkpoints.Checkpoints, initial: str | None) -> list[str]:
   """Restores the run's latest checkpoint; else takes the weights of `initial`. Returns: what to say about it."""
   if path := saved.restore():
     return [f"resuming from {path}" + (" (train.initial_checkpoint is not read again)" if initial else "")]
   if initial:
     return [str(checkpoints.load_matching(model, checkpoints.find(initial)))]
   return []
-
-
-def _small_objects(data: inputs.Inputs, model: RetinaNet) -> list[str]:
-  share = checks.small_object_share(data.train_pattern, data.image_size, model.anchors)
-  note = checks.small_object_note(share, data.image_size, model.anchors)
-  return [note] if note else []

@@ -1,4 +1,4 @@
-"""One training step of RetinaNet on one replica: losses, gradients, update.  [SpineNet section 5.1, authors' code]"""
+"""One training step on one replica: losses, gradients, update.  [SpineNet section 5.1, authors' code]"""
 
 from __future__ import annotations
 
@@ -9,20 +9,16 @@ import tensorflow as tf
 from spinenet_tf.compat import keras
 from spinenet_tf.layers.dropblock import dropblock_strength
 from spinenet_tf.layers.random_seed import step_seed
-from spinenet_tf.losses.retinanet import RetinaNetLoss
-from spinenet_tf.models.retinanet import RetinaNet
-from spinenet_tf.ops import matching
 from spinenet_tf.training import optimizers
+from spinenet_tf.training.tasks.base import Objective
 
-METRICS = ("cls", "box", "l2", "total", "gradient_norm")
 
-
-class RetinaNetStep:
-  """The model with its loss and optimizer. All methods run in a replica's context.
+class TrainStep:
+  """The model with its losses and optimizer. All methods run in a replica's context.
 
   Args:
     model: built.
-    loss: of one replica, normalised so that the sum over replicas is the loss.
+    objective: the losses of one replica.
     optimizer: its learning rate is a function of `global_step`.
     variables: what is trained.
     global_step: int64 variable, one more after each `update`.
@@ -35,8 +31,8 @@ class RetinaNetStep:
 
   def __init__(
     self,
-    model: RetinaNet,
-    loss: RetinaNetLoss,
+    model: keras.Model,
+    objective: Objective,
     optimizer: optimizers.Optimizer,
     variables: Sequence[tf.Variable],
     global_step: tf.Variable,
@@ -47,33 +43,36 @@ class RetinaNetStep:
     seed: int = 0,
     accumulation: int = 1,
   ):
-    self.model, self.loss, self.optimizer = model, loss, optimizer
+    self.model, self.objective, self.optimizer = model, objective, optimizer
     self.variables, self.global_step = list(variables), global_step
     self.total_steps, self.clip_norm, self.weight_decay = total_steps, clip_norm, weight_decay
     self.seed, self.accumulation = seed, accumulation
     optimizer._create_all_weights(self.variables)  # slots exist before a checkpoint is restored
 
+  @property
+  def metrics(self) -> tuple[str, ...]:
+    """Names of what `update` returns."""
+    return (*self.objective.parts, "l2", "total", "gradient_norm")
+
   def gradients(self, batch: dict[str, tf.Tensor], part: tf.Tensor | int) -> tuple[list[tf.Tensor], tf.Tensor]:
     """Returns this replica's gradients and losses for one batch.
 
     Args:
-      batch: "image" float[B, H, W, 3], "boxes" float32[B, M, 4], "classes" int32[B, M].
+      batch: what the objective takes.
       part: index of the batch among the `accumulation` ones of the step.
 
-    Returns: gradients, one for each of `variables`, and float32[3]: (cls, box, cls + box_weight * box).
+    Returns: gradients, one for each of `variables`, and float32[P + 1]: the objective's parts and their total.
     """
-    targets = matching.assign(self.model.anchors, self.model.input_size, batch["boxes"], batch["classes"])
     with tf.GradientTape() as tape:
       with step_seed(self._seed(part)), dropblock_strength(self._strength()):
-        outputs = self.model(batch["image"], training=True)
-      losses = self.loss(outputs, targets)
+        losses = self.objective(self.model, batch)
       goal = losses["total"] / self.accumulation
       if isinstance(self.optimizer, keras.mixed_precision.LossScaleOptimizer):
         goal = self.optimizer.get_scaled_loss(goal)
     gradients = tape.gradient(goal, self.variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
     if isinstance(self.optimizer, keras.mixed_precision.LossScaleOptimizer):
       gradients = self.optimizer.get_unscaled_gradients(gradients)
-    parts = tf.stack([losses["cls"], losses["box"], losses["total"]]) / self.accumulation
+    parts = tf.stack([losses[part] for part in (*self.objective.parts, "total")]) / self.accumulation
     return gradients, parts
 
   def update(self, gradients: Sequence[tf.Tensor], losses: tf.Tensor) -> tf.Tensor:
@@ -81,9 +80,9 @@ class RetinaNetStep:
 
     Args:
       gradients: this replica's.
-      losses: float32[3], this replica's, as `gradients` returns them.
+      losses: float32[P + 1], this replica's, as `gradients` returns them.
 
-    Returns: float32[5] in the order of `METRICS`, the same on all replicas: losses and gradient norm of the step.
+    Returns: float32[P + 3] in the order of `metrics`, the same on all replicas: losses and gradient norm of the step.
     """
     replicas = tf.distribute.get_replica_context()
     if replicas.num_replicas_in_sync > 1:
@@ -93,8 +92,8 @@ class RetinaNetStep:
     gradients, norm = optimizers.clip(gradients, self.clip_norm)
     self.optimizer.apply_gradients(zip(gradients, self.variables), experimental_aggregate_gradients=False)
     self.global_step.assign_add(1)
-    cls, box, total = tf.unstack(losses)
-    return tf.stack([cls, box, l2, total + l2, norm])
+    *parts, total = tf.unstack(losses)
+    return tf.stack([*parts, l2, total + l2, norm])
 
   def _seed(self, part: tf.Tensor | int) -> tf.Tensor:
     """int32[2]: another one for every batch of every replica."""

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from spinenet_tf.compat import keras
 from spinenet_tf.errors import UserError
-from spinenet_tf.training.step import METRICS, RetinaNetStep
+from spinenet_tf.training.step import TrainStep
 from spinenet_tf.training.strategy import first_value
 
 
@@ -25,7 +25,7 @@ class Trainer(orbit.AbstractTrainer):
   """
 
   def __init__(
-    self, strategy: tf.distribute.Strategy, step: RetinaNetStep, dataset: Callable[[], tf.distribute.DistributedDataset]
+    self, strategy: tf.distribute.Strategy, step: TrainStep, dataset: Callable[[], tf.distribute.DistributedDataset]
   ):
     self._strategy, self._step, self._dataset = strategy, step, dataset
     self._iterator: Iterator | None = None
@@ -34,7 +34,7 @@ class Trainer(orbit.AbstractTrainer):
       with strategy.scope():
         self._sums = [_replica_variable(v) for v in step.variables]
     # Loss scaling lets the gradient overflow now and then, and skips those updates.
-    self._must_be_finite = len(METRICS) - isinstance(step.optimizer, keras.mixed_precision.LossScaleOptimizer)
+    self._must_be_finite = len(step.metrics) - isinstance(step.optimizer, keras.mixed_precision.LossScaleOptimizer)
     self._loop = tf.function(self._run, autograph=False)
 
   def train(self, num_steps: tf.Tensor) -> dict[str, float]:
@@ -43,7 +43,7 @@ class Trainer(orbit.AbstractTrainer):
     Args:
       num_steps: int32[].
 
-    Returns: means of cls, box, l2, total, gradient_norm (finite ones), and "data_wait", seconds spent waiting for data.
+    Returns: means of the step's metrics (finite ones), and "data_wait", seconds spent waiting for data.
 
     Raises: UserError when a loss or the gradient was not finite; it names step and part. No step follows.
     """
@@ -52,12 +52,12 @@ class Trainer(orbit.AbstractTrainer):
     sums, waited, last = self._loop(self._iterator, num_steps)
     last = last.numpy().tolist()
     if not np.isfinite(last[: self._must_be_finite]).all():
-      raise UserError(_non_finite(int(self._step.global_step.numpy()), dict(zip(METRICS, last))))
-    means = dict(zip(METRICS, (sums.numpy() / int(num_steps)).tolist()))
+      raise UserError(_non_finite(int(self._step.global_step.numpy()), dict(zip(self._step.metrics, last))))
+    means = dict(zip(self._step.metrics, (sums.numpy() / int(num_steps)).tolist()))
     return {**means, "data_wait": float(waited)}
 
   def _run(self, iterator: Any, num_steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    zeros = tf.zeros([len(METRICS)])
+    zeros = tf.zeros([len(self._step.metrics)])
 
     def unfinished(done: tf.Tensor, sums: tf.Tensor, waited: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
       return (done < num_steps) & tf.reduce_all(tf.math.is_finite(last[: self._must_be_finite]))
@@ -81,7 +81,8 @@ class Trainer(orbit.AbstractTrainer):
       results = self._strategy.run(self._accumulate, args=(batch, part))
       return part + 1, losses + first_value(self._strategy, results), waited + seconds
 
-    start = (0, tf.zeros([3]) + 0.0 * previous[:3], tf.constant(0.0, tf.float64))
+    parts = len(self._step.objective.parts) + 1
+    start = (0, tf.zeros([parts]) + 0.0 * previous[:parts], tf.constant(0.0, tf.float64))
     count = self._step.accumulation
     _, losses, seconds = tf.while_loop(lambda part, *_: part < count, body, start, parallel_iterations=1)
     return first_value(self._strategy, self._strategy.run(self._finish, args=(losses,))), seconds
@@ -129,10 +130,10 @@ def _timed_next(iterator: Any, after: tf.Tensor) -> tuple[Any, tf.Tensor]:
 
 
 def _non_finite(step: int, last: dict[str, float]) -> str:
-  parts = ("cls", "box", "l2", "gradient_norm")
+  parts = [name for name in last if name != "total"]
   bad = [name for name in parts if not np.isfinite(last[name])]
   values = ", ".join(f"{name} {last[name]:.6g}" for name in parts)
   return (
     f"not finite at step {step}: {' and '.join(bad or ['total'])} ({values}); the checkpoints from before are kept. "
-    "Lower schedule.learning_rate, lengthen schedule.warmup, or check the images and boxes"
+    "Lower schedule.learning_rate, lengthen schedule.warmup, or check the data"
   )

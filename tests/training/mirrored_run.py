@@ -32,11 +32,11 @@ def main(data: str, model_dir: str, replicas: str, accumulation: str = "1", prec
   )
   ready = setup.build(experiment, model_dir)
   assert ready.strategy.num_replicas_in_sync == int(replicas)
-  trainer = Trainer(ready.strategy, ready.step, lambda: ready.inputs.training(ready.strategy, 0, 0, int(accumulation)))
+  trainer = Trainer(ready.strategy, ready.step, lambda: ready.task.train_on(ready.strategy, ready.inputs, 0))
   lines = [trainer.train(tf.constant(1)) for _ in range(3)]
   ready.evaluator.evaluate(tf.constant(-1))
   ready.checkpoints.save()
-  print(json.dumps({"losses": lines, "seen": ready.evaluator.coco.num_seen}))
+  print(json.dumps({"losses": lines, "seen": ready.evaluator.scores.num_seen}))
 
 
 if __name__ == "__main__":

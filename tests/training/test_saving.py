@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from spinenet_tf.backbones.catalog import architecture
 from spinenet_tf.errors import UserError
 from spinenet_tf.models.naming import named_variables
 from spinenet_tf.models.retinanet import build_retinanet
@@ -113,13 +114,21 @@ def test_run_directory_differences(tmp_path):
 
   run = RunDirectory(tmp_path / "run")
   run.prepare()
-  model = {"format": 1, "task": "retinanet", "architecture": {"name": "a"}, "categories": [{"id": 1, "name": "cat"}]}
+  model = {
+    "format": 1,
+    "task": "retinanet",
+    "architecture": architecture("49").to_dict(),
+    "categories": [{"id": 1, "name": "cat"}],
+  }
   model["model"] = {"num_classes": 1, "input_size": [128, 128]}
   run.check_same(model)
   run.write_json("model.json", model)
   run.check_same(model)
+  del model["architecture"]["note"]  # a run of before there were notes
+  run.write_json("model.json", model)
+  run.check_same({**model, "architecture": architecture("49").to_dict()})
   for change, text in (
-    ({"architecture": {"name": "b"}}, "architecture is a, this experiment has b"),
+    ({"architecture": architecture("96").to_dict()}, "architecture is spinenet49, this experiment has spinenet96"),
     ({"model": {"num_classes": 2, "input_size": [128, 128]}}, "num_classes is 1, this experiment has 2"),
     ({"model": {"num_classes": 1, "input_size": [256, 128]}}, r"input_size is \[128, 128\]"),
     ({"categories": [{"id": 1, "name": "dog"}]}, "list of classes"),

@@ -12,16 +12,15 @@ from spinenet_tf.training.trainer import Trainer
 
 
 def trainer_of(ready, dataset=None):
-  train = ready.experiment.train
   return Trainer(
     ready.strategy,
     ready.step,
-    dataset or (lambda: ready.inputs.training(ready.strategy, ready.global_step, train.seed, train.accumulation)),
+    dataset or (lambda: ready.task.train_on(ready.strategy, ready.inputs, ready.global_step)),
   )
 
 
 def batches(ready, count):
-  iterator = iter(ready.inputs.training(ready.strategy, 0, 0, 1))
+  iterator = iter(ready.task.train_on(ready.strategy, ready.inputs, 0))
   return [next(iterator) for _ in range(count)]
 
 
@@ -105,7 +104,7 @@ def test_random_layers_repeat_by_step(experiment, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_at_once(experiment, tmp_path):
   ready = setups.build(experiment(), tmp_path / "run")
-  batch = next(iter(ready.inputs.training(ready.strategy, 0, 0, 1)))
+  batch = next(iter(ready.task.train_on(ready.strategy, ready.inputs, 0)))
   good = {key: value.numpy() for key, value in batch.items()}
   bad = {**good, "image": np.full_like(good["image"], np.nan)}
   stream = [good, good, bad, good, good]
