@@ -38,7 +38,6 @@ def pair(request):
 def test_outputs_agree(pair, training):
   ours, peer = pair
   images = tf.random.stateless_normal([4, 256, 256, 3], [1, 2])
-  tolerance = 1e-2 if training else 1e-4  # statistics of a few pixels magnify rounding; a wrong weight gives 1 and more
   mine = ours(images, training=training)
   features = peer.backbone(images, training=training)
   if peer.decoder is not None:
@@ -47,7 +46,10 @@ def test_outputs_agree(pair, training):
   for level in ours.levels:
     for a, b in ((mine["cls_logits"], scores), (mine["box_deltas"], boxes)):
       a, b = a[str(level)].numpy(), b[str(level)].numpy()
-      assert np.abs(a - b).max() < tolerance * max(np.abs(b).max(), 1), f"level {level}"
+      # Statistics of a few pixels magnify rounding in training. Else the measure is how much the images differ: with
+      # random weights most of an output is the same for every image.
+      allowed = max(np.abs(b).max(), 1) if training else np.ptp(b, axis=0).max()
+      assert np.abs(a - b).max() < 1e-2 * allowed, f"level {level}"
 
 
 def test_parameters_agree_but_for_biases_before_norms(pair):
