@@ -13,6 +13,7 @@ H, W: the image as stored; h, w: the network input.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -81,8 +82,7 @@ def geometry(original: tf.Tensor, draws: Draw, image_size: tuple[int, int], redu
   size = tf.minimum(scaled, tf.constant(image_size, tf.int32))
 
   step = pixels / tf.cast(scaled, tf.float32)  # original pixels per input pixel, as drawn
-  power = tf.reduce_sum(tf.cast(tf.reduce_min(step) >= tf.constant([2.0, 4.0, 8.0]), tf.int32)) if reduce else 0
-  ratio = tf.bitwise.left_shift(1, power)
+  ratio = reduction(step) if reduce else tf.constant(1)
   unit = tf.cast(ratio, tf.float32)
   available = (original + ratio - 1) // ratio  # libjpeg rounds up
   length = tf.cast(tf.round(tf.cast(size, tf.float32) * step / unit), tf.int32)
@@ -97,6 +97,12 @@ def geometry(original: tf.Tensor, draws: Draw, image_size: tuple[int, int], redu
   shift = tf.where(tf.stack([False, draws.flip]), pixels - tf.cast(end, tf.float32) * unit, shift)
   scale = tf.cast(size, tf.float32) / (tf.cast(length, tf.float32) * unit)
   return Geometry(original, draws.flip, shift, scale, size, ratio, begin, end)
+
+
+def reduction(step: tf.Tensor) -> tf.Tensor:
+  """int32[], 1, 2, 4 or 8: the n for which a JPEG is read at 1/n, given original pixels per input pixel, float32[2]."""
+  power = tf.reduce_sum(tf.cast(tf.reduce_min(step) >= tf.constant([2.0, 4.0, 8.0]), tf.int32))
+  return tf.bitwise.left_shift(1, power)
 
 
 def transform_boxes(boxes: tf.Tensor, where: Geometry) -> tuple[tf.Tensor, tf.Tensor]:
@@ -126,9 +132,23 @@ def decode_window(encoded: tf.Tensor, draws: Draw, image_size: tuple[int, int]) 
     image_size: (h, w) in pixels.
   Returns: (float32[h, w, 3] normalised, padding 0; the geometry).
   """
+  return decode_at(encoded, lambda original, reduce: geometry(original, draws, image_size, reduce), image_size)
+
+
+def decode_at(
+  encoded: tf.Tensor, place: Callable[[tf.Tensor, bool], Geometry], image_size: tuple[int, int]
+) -> tuple[tf.Tensor, Geometry]:
+  """Decodes the window of an image that `place` chooses.
+
+  Args:
+    encoded: string[], a JPEG, PNG, BMP or GIF (first frame).
+    place: (int32[2] (H, W), whether it may be read at 1/2, 1/4 or 1/8) -> geometry.
+    image_size: (h, w) in pixels.
+  Returns: (float32[h, w, 3] normalised, padding 0; the geometry).
+  """
 
   def from_jpeg():
-    where = geometry(tf.io.extract_jpeg_shape(encoded)[:2], draws, image_size, reduce=True)
+    where = place(tf.io.extract_jpeg_shape(encoded)[:2], True)
     window = tf.concat([where.begin, where.end - where.begin], 0)
 
     def at(ratio: int) -> tf.Tensor:
@@ -140,7 +160,7 @@ def decode_window(encoded: tf.Tensor, draws: Draw, image_size: tuple[int, int]) 
   def from_other():
     image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
     image = tf.ensure_shape(image, [None, None, 3])
-    where = geometry(tf.shape(image)[:2], draws, image_size)
+    where = place(tf.shape(image)[:2], False)
     return image[where.begin[0] : where.end[0], where.begin[1] : where.end[1]], where
 
   window, where = tf.cond(tf.io.is_jpeg(encoded), from_jpeg, from_other)

@@ -6,6 +6,8 @@
                         "shards": {"train-00000-of-00256.tfrecord": {"examples": 463, "bytes": 7000}, ...},
                         "report": {...}}, ...}}
 
+and "task": "classification" where the records are of that kind; they have no "num_boxes".
+
 Training, evaluation, export and prediction take class names and ids from here, so they are said once.
 """
 
@@ -21,6 +23,7 @@ from spinenet_tf.errors import UserError
 
 FORMAT = 1
 FILE_NAME = "meta.json"
+TASKS = ("detection", "classification")
 Pattern = Union[str, os.PathLike, Sequence[Union[str, os.PathLike]]]
 
 
@@ -39,16 +42,20 @@ class Meta:
   Attributes:
     categories: sorted by id; the position is the model's class index, 0 to num_classes - 1.
     splits: name -> {"pattern", "num_examples", "num_boxes", "shards", "report", ...}.
+    task: "detection" or "classification", what the records are for.
   """
 
   categories: tuple[Category, ...]
   splits: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+  task: str = "detection"
 
   def __post_init__(self):
     """Raises UserError for no, repeated or unsorted categories."""
+    if self.task not in TASKS:
+      raise UserError(f"task {self.task!r} of the data set; known are {', '.join(TASKS)}")
     ids, names = [c.id for c in self.categories], [c.name for c in self.categories]
     if not ids:
-      raise UserError("no categories; a detection data set needs at least one class")
+      raise UserError("no categories; a data set needs at least one class")
     if any(isinstance(i, bool) or not isinstance(i, int) for i in ids):
       raise UserError(f"category ids {ids} must be integers")
     if len(set(ids)) != len(ids) or len(set(names)) != len(names):
@@ -88,6 +95,7 @@ class Meta:
     categories = [{"id": c.id, "name": c.name} for c in self.categories]
     return {
       "format": FORMAT,
+      **({} if self.task == "detection" else {"task": self.task}),
       "categories": categories,
       "splits": {k: dict(v) for k, v in self.splits.items()},
     }
@@ -103,7 +111,7 @@ class Meta:
       splits = {str(k): dict(v) for k, v in content.get("splits", {}).items()}
     except (KeyError, TypeError, AttributeError) as error:
       raise UserError(f"{where}: malformed ({error!r}); run `prepare` again to rewrite it") from error
-    return cls(categories, splits)
+    return cls(categories, splits, content.get("task", "detection"))
 
 
 def directory(pattern: Pattern) -> str:

@@ -38,6 +38,16 @@ def denormalize(image: tf.Tensor) -> tf.Tensor:
   return tf.cast(tf.clip_by_value(tf.round(pixels), 0.0, 255.0), tf.uint8)
 
 
+def decode_exact(encoded: tf.Tensor) -> tf.Tensor:
+  """Decodes string[] (JPEG, PNG, BMP, GIF's first frame) to uint8[H, W, 3], JPEG with the accurate DCT."""
+  image = tf.cond(
+    tf.io.is_jpeg(encoded),
+    lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"),
+    lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
+  )
+  return tf.ensure_shape(image, [None, None, 3])
+
+
 def preprocess_image(image: tf.Tensor, image_size: tuple[int, int]) -> tuple[tf.Tensor, tf.Tensor]:
   """One image to network input; deterministic, any image size, works inside a graph.
 
@@ -51,3 +61,30 @@ def preprocess_image(image: tf.Tensor, image_size: tuple[int, int]) -> tuple[tf.
   resized = normalize(tf.image.resize(image, scaled))
   padded = tf.pad(resized, [[0, image_size[0] - scaled[0]], [0, image_size[1] - scaled[1]], [0, 0]])
   return tf.ensure_shape(padded, (*image_size, 3)), tf.cast(scaled, tf.float32) / tf.cast(size, tf.float32)
+
+
+def preprocess_crop(image: tf.Tensor, image_size: tuple[int, int], fraction: float = 0.875) -> tf.Tensor:
+  """The middle of one image to a classifier's input; deterministic, any image size, works inside a graph.
+
+  Args:
+    image: uint8[H, W, 3] (or float in [0, 255]), RGB.
+    image_size: (h, w) in pixels.
+    fraction: side of the crop / the largest with the input's aspect ratio.
+  Returns: float32[h, w, 3] normalised.
+  """
+  begin, length = center_window(tf.shape(image)[:2], image_size, fraction)
+  window = image[begin[0] : begin[0] + length[0], begin[1] : begin[1] + length[1]]
+  return tf.ensure_shape(normalize(tf.image.resize(window, image_size)), (*image_size, 3))
+
+
+def center_window(size: tf.Tensor, image_size: tuple[int, int], fraction: float = 0.875) -> tuple[tf.Tensor, tf.Tensor]:
+  """The window in the middle of an image, as the authors' code places it.
+
+  Args:
+    size: int32[2], (H, W) in pixels; image_size, fraction: as in `preprocess_crop`.
+  Returns: (int32[2] top left corner, int32[2] height and width, at least 1).
+  """
+  target, pixels = tf.constant(image_size, tf.float32), tf.cast(size, tf.float32)
+  length = tf.cast(target * (fraction * tf.reduce_min(pixels / target)) + 1e-3, tf.int32)
+  length = tf.clip_by_value(length, 1, size)
+  return (size - length + 1) // 2, length

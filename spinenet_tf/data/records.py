@@ -1,6 +1,6 @@
-"""Reading one record: the TF Object Detection / Model Garden schema.
+"""Reading one record: the TF Object Detection / Model Garden schema, and ILSVRC's for whole images.
 
-Everything but the image and the boxes may be missing, so that files made by other programs work as they are.
+Everything but the image and its boxes or label may be missing, so that files made by other programs work as they are.
 """
 
 from __future__ import annotations
@@ -8,6 +8,9 @@ from __future__ import annotations
 import tensorflow as tf
 
 USER_ERROR = "spinenet_tf data error: "  # marks, inside TensorFlow's error text, what `explain_errors` shows
+_IMAGE = {
+  name: tf.io.FixedLenFeature([], tf.string, "") for name in ("image/encoded", "image/source_id", "image/filename")
+}
 
 
 def parse(serialized: tf.Tensor, file: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -28,9 +31,7 @@ def parse(serialized: tf.Tensor, file: tf.Tensor) -> dict[str, tf.Tensor]:
     return tf.io.FixedLenSequenceFeature([], dtype, allow_missing=True)
 
   features = {
-    "image/encoded": tf.io.FixedLenFeature([], tf.string, ""),
-    "image/source_id": tf.io.FixedLenFeature([], tf.string, ""),
-    "image/filename": tf.io.FixedLenFeature([], tf.string, ""),
+    **_IMAGE,
     "image/height": tf.io.FixedLenFeature([], tf.int64, -1),
     "image/width": tf.io.FixedLenFeature([], tf.int64, -1),
     "image/object/class/label": sequence(tf.int64),
@@ -41,18 +42,12 @@ def parse(serialized: tf.Tensor, file: tf.Tensor) -> dict[str, tf.Tensor]:
   features.update({side: sequence(tf.float32) for side in sides})
   record = tf.io.parse_single_example(serialized, features)
 
-  encoded, source_id = record["image/encoded"], record["image/source_id"]
-  source_id = tf.where(tf.strings.length(source_id) > 0, source_id, record["image/filename"])
-  source_id = tf.cond(
-    tf.strings.length(source_id) > 0,
-    lambda: source_id,
-    lambda: tf.strings.as_string(tf.strings.to_hash_bucket_fast(encoded, 2**22 - 1)),
-  )
+  encoded, source_id = record["image/encoded"], _identity(record)
   labels = record["image/object/class/label"]
   count = tf.size(labels)
   lengths = tf.stack([tf.size(record[side]) for side in sides])
   checks = [
-    check(tf.strings.length(encoded) > 0, file, source_id, ["has no image/encoded; every record needs an image"]),
+    _check_encoded(encoded, file, source_id),
     check(
       tf.reduce_all(lengths == count),
       file,
@@ -92,6 +87,40 @@ def parse(serialized: tf.Tensor, file: tf.Tensor) -> dict[str, tf.Tensor]:
     "is_crowd": optional("image/object/is_crowd", 0) > 0,
     "area": optional("image/object/area", -1),
   }
+
+
+def parse_label(serialized: tf.Tensor, file: tf.Tensor) -> dict[str, tf.Tensor]:
+  """Parses one record of an image with one label, without decoding the image.
+
+  Args:
+    serialized: string[], a tf.train.Example.
+    file: string[], the shard it came from, for error texts.
+  Returns: a dict of encoded string[], source_id string[] (as in `parse`), label int64[] original category id.
+  Raises: tf.errors.InvalidArgumentError at run time, naming shard and record.
+  """
+  name = "image/class/label"
+  features = {**_IMAGE, name: tf.io.FixedLenSequenceFeature([], tf.int64, allow_missing=True)}
+  record = tf.io.parse_single_example(serialized, features)
+  encoded, source_id, labels = record["image/encoded"], _identity(record), record[name]
+  text = ["has ", tf.size(labels), f" values of {name}; a record for classification needs one"]
+  checks = [_check_encoded(encoded, file, source_id), check(tf.size(labels) == 1, file, source_id, text)]
+  with tf.control_dependencies(checks):
+    return {"encoded": tf.identity(encoded), "source_id": source_id, "label": tf.reshape(labels[:1], [])}
+
+
+def _identity(record: dict[str, tf.Tensor]) -> tf.Tensor:
+  """string[]: the source id, else the file name, else a hash of the image."""
+  source_id = record["image/source_id"]
+  source_id = tf.where(tf.strings.length(source_id) > 0, source_id, record["image/filename"])
+  return tf.cond(
+    tf.strings.length(source_id) > 0,
+    lambda: source_id,
+    lambda: tf.strings.as_string(tf.strings.to_hash_bucket_fast(record["image/encoded"], 2**22 - 1)),
+  )
+
+
+def _check_encoded(encoded: tf.Tensor, file: tf.Tensor, source_id: tf.Tensor) -> tf.Operation:
+  return check(tf.strings.length(encoded) > 0, file, source_id, ["has no image/encoded; every record needs an image"])
 
 
 def class_index(

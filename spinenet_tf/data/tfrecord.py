@@ -73,6 +73,40 @@ def detection_record(
   )
 
 
+def classification_record(
+  *,
+  encoded: bytes,
+  image_format: str,
+  height: int,
+  width: int,
+  file_name: str,
+  source_id: str,
+  label: int,
+  text: str,
+) -> bytes:
+  """One image with its class as a serialised tf.train.Example, in ILSVRC's schema.
+
+  Args:
+    encoded: the image file's bytes; image_format: "jpeg" or "png".
+    height, width: of the decoded image in pixels.
+    file_name, source_id: how people and how scoring call the image.
+    label: original category id; text: the class's name.
+  """
+  return encode(
+    {
+      "image/encoded": [encoded],
+      "image/format": [image_format],
+      "image/height": [int(height)],
+      "image/width": [int(width)],
+      "image/filename": [file_name],
+      "image/source_id": [source_id],
+      "image/key/sha256": [hashlib.sha256(encoded).hexdigest()],
+      "image/class/label": [int(label)],
+      "image/class/text": [text],
+    }
+  )
+
+
 def _feature(values: Values) -> bytes:
   first = values[0]
   if isinstance(first, (bytes, str)):

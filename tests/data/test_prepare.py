@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from spinenet_tf.data import coco, convert, image_io, meta, pipeline, tfrecord
+from spinenet_tf.data import coco, convert, image_io, meta, pipeline, preprocess, tfrecord
 from spinenet_tf.errors import UserError
 
 
@@ -230,7 +230,7 @@ def test_image_formats(case):
   stored = image_io.store(data, case, 24, 32)
   assert stored.image_format == kind and stored.notes == notes
   assert (stored.encoded == data) == kept
-  decoded = pipeline.decode_exact(tf.constant(stored.encoded)).numpy().astype(int)
+  decoded = preprocess.decode_exact(tf.constant(stored.encoded)).numpy().astype(int)
   seen = image_io.decode_image(data).astype(int)
   assert decoded.shape == seen.shape == (24, 32, 3)
   assert np.abs(decoded - seen).max() <= (12 if case == "cmyk jpeg" else 1)  # what a JPEG of quality 95 changes
@@ -247,7 +247,7 @@ def test_exif_rotation(turn):
     return
   upright = image_io.store(data, "x", 32, 24)
   assert upright.notes == ("exif_upright", "reencoded")
-  decoded = pipeline.decode_exact(tf.constant(upright.encoded)).numpy()
+  decoded = preprocess.decode_exact(tf.constant(upright.encoded)).numpy()
   assert decoded.shape == seen.shape == (32, 24, 3)
   assert np.abs(decoded.astype(int) - seen).max() < 12
   with pytest.raises(UserError, match=r"32x24 \(24x32 upright\)"):
