@@ -163,7 +163,7 @@ _MOBILE = Architecture(
 
 
 def _mobile(name: str, filter_scale: float, width: int) -> Architecture:
-  stem = int(_MOBILE.stem_filters * filter_scale)  # scaled here, unlike SpineNet's  [authors' spinenet_mbconv.py]
+  stem = int(_MOBILE.stem_filters * filter_scale)  # scaled as Model Garden's: its counts come closest
   widths = {"stem_filters": stem, "endpoint_filters": width, "head_filters": width}
   return dataclasses.replace(_MOBILE, name=name, filter_scale=filter_scale, **widths)
 
