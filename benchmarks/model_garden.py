@@ -81,7 +81,7 @@ def copy_backbone(ours: dict[str, tf.Variable], peer: tf.Module, model: RetinaNe
   names = {"bottleneck": "bottleneck_block", "residual": "residual_block", "mbconv": "inverted_bottleneck_block"}
   blocks = {kind: _rank(peer.layers, name) for kind, name in names.items()}
   for i, spec in enumerate(arch.features):
-    for repeat in range(arch.block_repeats):
+    for repeat in range(arch.repeats(i)):
       block, prefix = blocks[spec.block].pop(0), f"block_{i:02d}/repeat_{repeat}"
       if spec.block == "mbconv":
         for j, role in enumerate(("expand", "depthwise", "project")):

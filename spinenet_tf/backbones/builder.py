@@ -183,7 +183,8 @@ class _Drops:
 
 
 def _salt(arch: Architecture, index: int, repeat: int) -> int:
-  return (index * arch.block_repeats + repeat) * SALTS_PER_BLOCK
+  most = max(map(arch.repeats, range(len(arch.features))))
+  return (index * most + repeat) * SALTS_PER_BLOCK
 
 
 def _stem(arch: Architecture, images: tf.Tensor, style: ConvStyle, drops: _Drops) -> dict[int, tf.Tensor]:
@@ -193,7 +194,7 @@ def _stem(arch: Architecture, images: tf.Tensor, style: ConvStyle, drops: _Drops
   if arch.stem_pool:
     features, level = keras.layers.MaxPool2D(3, 2, "same", name="stem_pool")(features), 2
   for i, spec in enumerate(arch.stem):
-    for repeat in range(arch.block_repeats):
+    for repeat in range(arch.repeats(i)):
       block = make_block(
         spec.block,
         arch.filters(spec.level),
@@ -224,7 +225,7 @@ def _permuted_block(
   ]
   blocks = [
     {"block": spec.block, "filters": arch.filters(spec.level), **drops.in_blocks(arch, index, repeat)}
-    for repeat in range(arch.block_repeats)
+    for repeat in range(arch.repeats(index))
   ]
   return ScalePermutedBlock(connections, blocks, style=style, name=f"block_{index:02d}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 
 from spinenet_tf.backbones.catalog import architecture as _architecture
 from spinenet_tf.backbones.spec import Architecture, BlockSpec
@@ -22,7 +23,7 @@ def scaled(
   *,
   name: str | None = None,
   filter_scale: float | None = None,
-  block_repeats: int | None = None,
+  block_repeats: int | Sequence[int] | None = None,
   resample_alpha: float | None = None,
   endpoint_filters: int | None = None,
   head_convs: int | None = None,
@@ -31,7 +32,7 @@ def scaled(
 ) -> Architecture:
   """Returns an architecture of the same blocks in other sizes.  [section 3.4]
 
-  `scaled("spinenet49", name="spinenet96", block_repeats=2)` is SpineNet-96.
+  `scaled("spinenet49", name="spinenet96", block_repeats=2)` is SpineNet-96; numbers for each block make what lies between.
 
   Args:
     architecture: what `catalog.architecture` takes.
@@ -44,7 +45,7 @@ def scaled(
   arch = _architecture(architecture)
   values = {
     "filter_scale": filter_scale,
-    "block_repeats": block_repeats,
+    "block_repeats": tuple(block_repeats) if isinstance(block_repeats, Sequence) else block_repeats,
     "resample_alpha": resample_alpha,
     "endpoint_filters": endpoint_filters,
     "head_convs": head_convs,
@@ -59,7 +60,8 @@ def scaled(
       "width; leave it out"
     )
   if name is None:
-    name = "_".join((arch.name, *(f"{field}_{value}" for field, value in changes.items())))
+    texts = {field: "mixed" if isinstance(value, tuple) else value for field, value in changes.items()}
+    name = "_".join((arch.name, *(f"{field}_{text}" for field, text in texts.items())))
   return dataclasses.replace(arch, name=name, **changes)
 
 

@@ -62,9 +62,10 @@ def _check_values(arch: Architecture) -> None:
     value = getattr(arch, field)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
       raise UserError(f"{arch.name}: {field} is {value!r}; it must be above 0")
-  for field in ("block_repeats", "endpoint_filters", "head_convs", "head_filters", "stem_filters", "stem_kernel"):
+  for field in ("endpoint_filters", "head_convs", "head_filters", "stem_filters", "stem_kernel"):
     if not _is_count(getattr(arch, field)):
       raise UserError(f"{arch.name}: {field} is {getattr(arch, field)!r}; it must be a whole number from 1 on")
+  _check_repeats(arch)
   if arch.stem_kernel % 2 == 0:
     raise UserError(f"{arch.name}: stem_kernel is {arch.stem_kernel}; it must be odd")
   for field in ("connect_unused", "allow_disconnected", "stem_pool", "separable"):
@@ -77,6 +78,19 @@ def _check_values(arch: Architecture) -> None:
     )
   if arch.pyramid not in PYRAMIDS:
     raise UserError(f"{arch.name}: pyramid is {arch.pyramid!r}; it must be one of {list(PYRAMIDS)}")
+
+
+def _check_repeats(arch: Architecture) -> None:
+  repeats = arch.block_repeats
+  if not all(map(_is_count, repeats if isinstance(repeats, tuple) else (repeats,))):
+    raise UserError(
+      f"{arch.name}: block_repeats is {repeats!r}; it must be a whole number from 1 on, or one for each block"
+    )
+  if isinstance(repeats, tuple) and len(repeats) != len(arch.features):
+    raise UserError(
+      f"{arch.name}: block_repeats has {len(repeats)} numbers for {len(arch.features)} blocks; give one for each block, the "
+      "stem's first"
+    )
 
 
 def _is_count(value: object) -> bool:

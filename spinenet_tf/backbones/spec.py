@@ -52,7 +52,7 @@ class Architecture:
     blocks: the scale-permuted blocks, in the order they are built; empty under `pyramid="fpn"`.
     filter_scale: multiplies the widths of all blocks; products are truncated.
     resample_alpha: width of a connection's first convolution, as a share of its parent's filters.
-    block_repeats: how many copies of every block stand in a row, stem included.
+    block_repeats: how many copies of every block stand in a row, stem included; or a number for each block, in order.
     endpoint_filters: channels of every level of the pyramid.
     connect_unused: the out-degree-0 rule, see `unused_inputs`.
     allow_disconnected: blocks that lead to no output are allowed; they are left out of the network. Otherwise one is
@@ -74,7 +74,7 @@ class Architecture:
   blocks: tuple[BlockSpec, ...] = ()
   filter_scale: float = 1.0
   resample_alpha: float = 0.5
-  block_repeats: int = 1
+  block_repeats: int | tuple[int, ...] = 1
   endpoint_filters: int = 256
   connect_unused: bool = True
   allow_disconnected: bool = False
@@ -94,6 +94,8 @@ class Architecture:
       specs = tuple(BlockSpec(**b) if isinstance(b, dict) else b for b in getattr(self, field))
       object.__setattr__(self, field, specs)
     object.__setattr__(self, "level_filters", tuple(self.level_filters))
+    if isinstance(self.block_repeats, list):
+      object.__setattr__(self, "block_repeats", tuple(self.block_repeats))
     rules.check(self)
 
   @property
@@ -124,6 +126,10 @@ class Architecture:
     """Returns the channels of feature `index`."""
     spec = self.features[index]
     return block_channels(spec.block, self.filters(spec.level))
+
+  def repeats(self, index: int) -> int:
+    """Returns how many copies of block `index` stand in a row."""
+    return self.block_repeats[index] if isinstance(self.block_repeats, tuple) else self.block_repeats
 
   def squeeze_filters(self, parent: int) -> int:
     """Returns the width of the first convolution of connections that leave feature `parent`; none when separable."""

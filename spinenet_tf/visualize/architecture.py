@@ -163,7 +163,7 @@ def _paint(drawing: ArchitectureDrawing) -> Figure:
   for node in drawing.nodes:
     _paint_node(axes, arch, node, wiring.centers[node.key], node.key in left_out)
 
-  facts = [f"blocks {len(arch.features)}", f"repeats {arch.block_repeats}", f"width x{arch.filter_scale:g}"]
+  facts = [f"blocks {len(arch.features)}", f"repeats {_repeats(arch)}", f"width x{arch.filter_scale:g}"]
   if arch.pyramid == "endpoints":
     facts.append("separable connections" if arch.separable else f"alpha {arch.resample_alpha:g}")
   facts.append(f"{arch.pyramid} {arch.endpoint_filters}")
@@ -211,6 +211,11 @@ def _brackets(axes: Axes, arch: Architecture, wiring: Wiring) -> None:
         zorder=0.5,
       )
     )
+
+
+def _repeats(arch: Architecture) -> str:
+  repeats = arch.block_repeats
+  return ",".join(map(str, repeats)) if isinstance(repeats, tuple) else str(repeats)
 
 
 def _paint_edge(axes: Axes, edge: Edge, route: tuple[Point, ...], level: int, faded: bool, order: int) -> None:

@@ -2,10 +2,13 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
+from spinenet_tf.backbones.builder import build_backbone
 from spinenet_tf.backbones.catalog import architecture
 from spinenet_tf.backbones.edit import damaged, scaled
+from spinenet_tf.backbones.profile import profile
 from spinenet_tf.backbones.spec import Architecture, BlockSpec
 from spinenet_tf.errors import UserError
 
@@ -90,6 +93,7 @@ _ONE_PARENT = Architecture("mine", STEM, (BlockSpec(3, "bottleneck", (0, 1)), Bl
     (lambda: damaged(_ONE_PARENT, "short"), r"mine, block 3: parents are \(2,\)"),
     (lambda: damaged(damaged("r0_sp53", "short"), "both"), r"r0_sp53_no_short, block 2: parents are \(0,\)"),
     (lambda: damaged("r35_sp18", "short"), "not published"),
+    (lambda: scaled("spinenet49", block_repeats=[1, 2]), "block_repeats has 2 numbers for 17 blocks"),
     (lambda: scaled("spinenet49", block_repeats=1.5), "block_repeats is 1.5; it must be a whole number"),
     (lambda: scaled("spinenet49", filter_scale=-1), "filter_scale is -1"),
     (lambda: scaled("spinenet49", filter_scale=0.01), "raise filter_scale"),
@@ -107,3 +111,18 @@ def test_three_parents_are_refused():
   blocks = (BlockSpec(3, "bottleneck", (0, 1)), BlockSpec(3, "bottleneck", (0, 1, 2), True))
   with pytest.raises(UserError, match="block 3: parents"):
     damaged(dataclasses.replace(_ONE_PARENT, blocks=blocks), "both")
+
+
+def test_repeats_for_each_block():
+  """SpineNet-72: counted as its name is, seven bottlenecks and a residual block twice make 23 layers more than 49."""
+  repeats = [2 if i in (3, 4, 5, 7, 10, 11, 12, 13) else 1 for i in range(17)]
+  arch = scaled("spinenet49", name="spinenet72", block_repeats=repeats)
+  layers = 2 + sum(arch.repeats(i) * (3 if b.block == "bottleneck" else 2) for i, b in enumerate(arch.features))
+  assert layers == 72
+  assert Architecture.from_json(arch.to_json()) == arch and hash(arch)
+  thin = scaled(arch, filter_scale=0.125)
+  built = build_backbone(thin, (128, 128))
+  parameters = sum(int(np.prod(v.shape)) for v in built.trainable_variables)
+  assert profile(thin, "backbone", input_size=(128, 128)).parameters == parameters
+  names = [v.name for v in built.variables]
+  assert any("block_13/repeat_1/" in n for n in names) and not any("block_14/repeat_1/" in n for n in names)

@@ -92,7 +92,7 @@ def count_features(counter: Counter, arch: Architecture, used: frozenset[int]) -
         count_connection(counter, arch, parent, i)
       level, channels = spec.level, arch.channels(i)
       counter.map("connections", level, channels, then="activate")
-    for _ in range(arch.block_repeats):
+    for _ in range(arch.repeats(i)):
       count_block(counter, part, spec.block, spec.level, arch.filters(spec.level), channels, level)
       level, channels = spec.level, arch.channels(i)
 

@@ -90,7 +90,7 @@ def receptive_fields(arch: Architecture) -> dict[int, int]:
       view = parents[0]
       for other in [*parents[1:], *(views[j] for j in arch.unused_inputs(i))]:
         view = view.joined(other)
-    for _ in range(arch.block_repeats):
+    for _ in range(arch.repeats(i)):
       view = _block(view, spec.block, spec.level)
     views.append(view)
   pyramid = {level: views[i] for level, i in arch.outputs.items()}
