@@ -29,7 +29,8 @@ METRICS = {
 }
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+  """Returns the number as text, "-" where there is none."""
   return "-" if math.isnan(value) else f"{value:.3f}"
 
 
@@ -37,13 +38,13 @@ def table(metrics: Mapping[str, Any]) -> str:
   """Returns readable text: the twelve numbers, then one line for each class, best first; "-" where nothing
   counts.
   """
-  lines = [f"{key:<6} {_number(metrics[key]):>6}  {text}" for key, text in METRICS.items()]
+  lines = [f"{key:<6} {number(metrics[key]):>6}  {text}" for key, text in METRICS.items()]
   classes = metrics["per_class"]
   width = max([5, *(len(name) for name in classes)])
   lines += ["", f"{'class':<{width}} {'AP':>6} {'AP50':>6} {'AP75':>6} {'objects':>8} {'images':>7}"]
   rank = sorted(classes.items(), key=lambda x: (math.isnan(x[1]["AP"]), -x[1]["AP"] if x[1]["AP"] == x[1]["AP"] else 0))
   for name, row in rank:
-    numbers = " ".join(f"{_number(row[key]):>6}" for key in ("AP", "AP50", "AP75"))
+    numbers = " ".join(f"{number(row[key]):>6}" for key in ("AP", "AP50", "AP75"))
     lines.append(f"{name:<{width}} {numbers} {row['objects']:>8} {row['images']:>7}")
   return "\n".join(lines)
 

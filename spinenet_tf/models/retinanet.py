@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 
 from spinenet_tf.backbones.builder import Backbone
@@ -13,11 +12,12 @@ from spinenet_tf.compat import keras
 from spinenet_tf.errors import UserError
 from spinenet_tf.heads.retinanet import Tower, prior_bias
 from spinenet_tf.layers.style import ConvStyle
+from spinenet_tf.models.network import Network, check_num_classes
 from spinenet_tf.ops.anchors import AnchorConfig
 
 
 @keras.utils.register_keras_serializable("spinenet_tf")
-class RetinaNet(keras.Model):
+class RetinaNet(Network):
   """Backbone, class tower and box tower. Use `build_retinanet`, which fills in what an architecture implies.
 
   Args:
@@ -63,22 +63,15 @@ class RetinaNet(keras.Model):
     )
     box_tower = Tower(outputs=anchors.per_location * 4, name="box_tower", **towers)
     outputs = {"cls_logits": class_tower(pyramid), "box_deltas": box_tower(pyramid)}
-    super().__init__(inputs=backbone.input, outputs=outputs, name=name or f"retinanet_{backbone.name}", **kwargs)
     config = {
-      "backbone": backbone.get_config(),
       "num_classes": num_classes,
       "anchors": dataclasses.asdict(anchors),
       "head_convs": head_convs,
       "head_filters": head_filters,
       "prior": prior,
     }
-    self._config_json = json.dumps(config)  # as text: Keras would wrap a dictionary in a tracker of its own
-    self._architecture, self._anchors = backbone.architecture, anchors
-
-  @property
-  def architecture(self) -> Architecture:
-    """The backbone's."""
-    return self._architecture
+    super().__init__(backbone, outputs, config, name or f"retinanet_{backbone.name}", **kwargs)
+    self._anchors = anchors
 
   @property
   def anchors(self) -> AnchorConfig:
@@ -86,38 +79,13 @@ class RetinaNet(keras.Model):
     return self._anchors
 
   @property
-  def style(self) -> ConvStyle:
-    """What its convolutions have in common."""
-    return ConvStyle.of(json.loads(self._config_json)["backbone"]["style"])
-
-  @property
-  def num_classes(self) -> int:
-    """Classes without background."""
-    return json.loads(self._config_json)["num_classes"]
-
-  @property
-  def input_size(self) -> tuple[int | None, int | None]:
-    """(height, width) in pixels."""
-    return tuple(json.loads(self._config_json)["backbone"]["input_size"])
-
-  @property
   def levels(self) -> tuple[int, ...]:
     """Pyramid levels that carry anchors, ascending."""
     return tuple(range(self.anchors.min_level, self.anchors.max_level + 1))
 
-  def get_config(self) -> dict:
-    """Returns the constructor's arguments."""
-    return {"name": self.name, **json.loads(self._config_json)}
-
-  @classmethod
-  def from_config(cls, config: dict, custom_objects: dict | None = None) -> RetinaNet:
-    """Builds the model that `get_config` describes."""
-    return cls(**config)
-
 
 def _check(architecture: Architecture, num_classes: int, levels: tuple[int, ...], prior: float) -> None:
-  if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
-    raise UserError(f"num_classes is {num_classes!r}; it is a whole number from 1 on and leaves background out")
+  check_num_classes(num_classes)
   if missing := sorted(set(levels) - set(architecture.output_levels)):
     raise UserError(
       f"the heads ask for levels {list(levels)}, {architecture.name} offers {list(architecture.output_levels)}; "
