@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterable, Sequence
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from spinenet_tf.compat import keras
-from spinenet_tf.data.image_io import read_image
 from spinenet_tf.data.preprocess import preprocess_image
 from spinenet_tf.errors import UserError
 from spinenet_tf.evaluation.categories import category_names, output_ids
 from spinenet_tf.evaluation.coordinates import to_original
 from spinenet_tf.ops import winograd
 from spinenet_tf.ops.nms import detect
-
-Picture = Union[np.ndarray, str, os.PathLike]
+from spinenet_tf.serving.pictures import Picture, as_array, is_single
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -130,7 +127,7 @@ class Detector:
 
     Raises: UserError for a file that is no image, or an array of another form.
     """
-    if isinstance(images, (str, os.PathLike)) or getattr(images, "ndim", None) in (2, 3):
+    if is_single(images):
       return self._detect([images])[0]
     pictures = list(images)
     found: list[Detections] = []
@@ -139,7 +136,7 @@ class Detector:
     return found
 
   def _detect(self, pictures: Sequence[Picture]) -> list[Detections]:
-    arrays = [_array(picture) for picture in pictures]
+    arrays = [as_array(picture) for picture in pictures]
     inputs, scales = zip(*(self._preprocess(array) for array in arrays))
     out = {key: value.numpy() for key, value in self._network(tf.stack(inputs)).items()}
     sizes = np.array([array.shape[:2] for array in arrays])
@@ -157,15 +154,3 @@ class Detector:
         )
       )
     return found
-
-
-def _array(picture: Picture) -> np.ndarray:
-  if isinstance(picture, (str, os.PathLike)):
-    return read_image(picture)
-  array = np.asarray(picture)
-  if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
-    raise UserError(
-      f"a picture of {array.dtype}{list(array.shape)} cannot be used; give uint8[H, W, 3], RGB from 0 to 255, not "
-      "normalised, or the path of an image file, which may be of any kind"
-    )
-  return array
