@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 
+from spinenet_tf.backbones import rules
 from spinenet_tf.backbones.catalog import architecture as find_architecture
 from spinenet_tf.backbones.counting.backbone import count_features, count_pyramid
 from spinenet_tf.backbones.counting.counter import Counter, Op
@@ -109,11 +110,12 @@ def profile(
 
   Returns: the `Cost` of one image.
 
-  Raises: UserError for an unknown architecture or task, or levels that it does not have.
+  Raises: UserError for an unknown architecture or task, levels that it does not have, or a size too small for them.
   """
   if task not in TASKS:
     raise UserError(f"task is {task!r}; it must be one of {list(TASKS)}")
   arch, counter = find_architecture(architecture), Counter(tuple(input_size), activation)
+  rules.check_size(arch, counter.input_size)
   levels = arch.output_levels
   if task in ("retinanet", "mask_rcnn"):
     levels = tuple(range(min_level, max_level + 1))

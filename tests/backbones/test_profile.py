@@ -128,3 +128,5 @@ def test_bad_arguments():
     profile("spinenet49", "detect")
   with pytest.raises(UserError, match=r"\[2\] of .* are missing"):
     profile("spinenet49", min_level=2)
+  with pytest.raises(UserError, match="32 x 32 pixels leaves no features at level 7"):
+    profile("spinenet49", input_size=(32, 32))
