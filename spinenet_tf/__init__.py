@@ -1,4 +1,4 @@
-"""SpineNet for TensorFlow: scale-permuted backbones, RetinaNet, training, evaluation.  [Du et al., CVPR 2020]
+"""SpineNet for TensorFlow: scale-permuted backbones, RetinaNet, classifiers, training, evaluation.  [Du et al., CVPR 2020]
 
 The names below are the stable API; each is imported when it is first used, so `import spinenet_tf` costs nothing.
 
@@ -22,18 +22,22 @@ __version__ = "0.1.0"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 _HOME = {
+  "AccuracyEvaluator": "evaluation.accuracy",
   "Architecture": "backbones.spec",
   "BlockSpec": "backbones.spec",
   "CocoEvaluator": "evaluation.coco",
   "Detections": "serving.detector",
   "Detector": "serving.detector",
+  "ImageClassifier": "serving.classifier",
   "UserError": "errors",
   "architecture": "backbones.catalog",
   "build_backbone": "backbones.builder",
+  "build_classifier": "models.classifier",
   "build_retinanet": "models.retinanet",
   "damaged": "backbones.edit",
   "draw": "visualize.boxes",
   "draw_architecture": "visualize.architecture",
+  "draw_confusion": "visualize.confusion",
   "load": "serving.load",
   "profile": "backbones.profile",
   "read_image": "data.image_io",
@@ -52,13 +56,17 @@ if TYPE_CHECKING:
   from spinenet_tf.backbones.spec import BlockSpec as BlockSpec
   from spinenet_tf.data.image_io import read_image as read_image
   from spinenet_tf.errors import UserError as UserError
+  from spinenet_tf.evaluation.accuracy import AccuracyEvaluator as AccuracyEvaluator
   from spinenet_tf.evaluation.coco import CocoEvaluator as CocoEvaluator
+  from spinenet_tf.models.classifier import build_classifier as build_classifier
   from spinenet_tf.models.retinanet import build_retinanet as build_retinanet
+  from spinenet_tf.serving.classifier import ImageClassifier as ImageClassifier
   from spinenet_tf.serving.detector import Detections as Detections
   from spinenet_tf.serving.detector import Detector as Detector
   from spinenet_tf.serving.load import load as load
   from spinenet_tf.visualize.architecture import draw_architecture as draw_architecture
   from spinenet_tf.visualize.boxes import draw as draw
+  from spinenet_tf.visualize.confusion import draw_confusion as draw_confusion
 
 
 def __getattr__(name: str) -> object:

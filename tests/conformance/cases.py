@@ -9,6 +9,7 @@ from spinenet_tf.backbones.builder import Backbone, ScalePermutedBlock
 from spinenet_tf.backbones.fpn import TopDown
 from spinenet_tf.backbones.spec import Architecture, BlockSpec
 from spinenet_tf.compat import keras
+from spinenet_tf.heads.classification import ClassifierHead
 from spinenet_tf.heads.retinanet import Tower
 from spinenet_tf.layers.blocks import Block
 from spinenet_tf.layers.conv_norm import ConvNorm, DepthwiseNorm
@@ -16,6 +17,7 @@ from spinenet_tf.layers.dropblock import DropBlock
 from spinenet_tf.layers.mbconv import MBConv, SqueezeExcitation
 from spinenet_tf.layers.resample import Resample, SeparableResample
 from spinenet_tf.layers.stochastic_depth import StochasticDepth
+from spinenet_tf.models.classifier import Classifier
 from spinenet_tf.models.retinanet import RetinaNet
 from spinenet_tf.ops.anchors import AnchorConfig
 
@@ -180,6 +182,10 @@ CASES = {
     Tower, TOWER | {"separable": True, "style": FOLDED}, {"4": (2, 4, 6, 8), "5": (2, 2, 3, 8)}
   ),
   "Tower": Case(Tower, TOWER | {"style": STYLE}, {"4": (2, 4, 6, 8), "5": (2, 2, 3, 8)}),
+  "ClassifierHead": Case(ClassifierHead, {"num_classes": 5, "levels": (4, 5)}, {"4": (2, 4, 6, 8), "5": (2, 2, 3, 8)}),
+  "ClassifierHead uneven": Case(
+    ClassifierHead, {"num_classes": 5, "levels": (4, 5)}, {"4": (2, 3, 7, 8), "5": (2, 2, 4, 8)}, free_size=False
+  ),
   "Backbone": Case(Backbone, BACKBONE, (2, 32, 48, 3), free_size=False),
   "Backbone mobile": Case(Backbone, _backbone(MOBILE_ARCH), (2, 32, 48, 3), free_size=False),
   "Backbone fpn": Case(Backbone, _backbone(FPN_ARCH, (72, 100)), (2, 72, 100, 3), free_size=False),
@@ -190,6 +196,15 @@ CASES = {
   "RetinaNet fpn": Case(
     RetinaNet,
     {"backbone": {"name": "toy", **_backbone(FPN_ARCH, (72, 100))}, **RETINANET},
+    (2, 72, 100, 3),
+    free_size=False,
+  ),
+  "Classifier": Case(
+    Classifier, {"backbone": {"name": "toy", **BACKBONE}, "num_classes": 3}, (2, 32, 48, 3), free_size=False
+  ),
+  "Classifier fpn": Case(
+    Classifier,
+    {"backbone": {"name": "toy", **_backbone(FPN_ARCH, (72, 100))}, "num_classes": 3},
     (2, 72, 100, 3),
     free_size=False,
   ),

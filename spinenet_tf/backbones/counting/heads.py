@@ -90,9 +90,8 @@ def count_mask_rcnn(
 
 
 def count_classifier(counter: Counter, channels: int, levels: tuple[int, ...], classes: int) -> None:
-  """Adds up-sampling to the lowest level with a sum at each step, the mean over the image, and a dense layer."""
-  for level in sorted(levels, reverse=True)[1:]:
-    counter.map("classifier", level, channels, then="add")
-    counter.map("classifier", level, channels, then="add")
+  """Adds the mean of each level over the image, the mean of these, and a dense layer."""
+  for _ in levels:
+    counter.map("classifier", 0, channels, then="add", pixels=1)
   counter.map("classifier", 0, channels, pixels=1)
   counter.conv("classifier", 0, 1, channels, classes, norm=False, bias=True, then="read", pixels=1)
