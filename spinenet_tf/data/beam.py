@@ -1,4 +1,4 @@
-"""`prepare coco --runner=beam`: the same record function on Apache Beam, for data sets too large for one
+"""`prepare ... --runner=beam`: the same record function on Apache Beam, for data sets too large for one
 machine.
 """
 
@@ -8,16 +8,22 @@ import collections
 import json
 import os
 from collections.abc import Iterable, Sequence
+from typing import Any, Callable
 
-from spinenet_tf.data import coco, convert, shards
-from spinenet_tf.data.report import Report
+from spinenet_tf.data import convert, shards
 from spinenet_tf.errors import UserError
 
 _ERRORS_KEPT = 5
 
 
 def write(
-  items: Sequence[coco.Item], output: str, names: Sequence[str], report: Report, options: Sequence[str] = ()
+  items: Sequence[Any],
+  output: str,
+  names: Sequence[str],
+  report: convert.Facts,
+  options: Sequence[str] = (),
+  make: Callable[[Any], convert.Record] = convert.make_record,
+  on_bad: convert.OnBad | None = None,
 ) -> dict[str, int]:
   """Writes shards under temporary names, as `convert.write` does; the order of records is Beam's.
 
@@ -27,8 +33,10 @@ def write(
     names: of the shards.
     report: gets the notes of all images.
     options: flags of the Beam pipeline, such as "--runner=DataflowRunner".
+    make: item -> record.
+    on_bad: is told of bad images, which are left out then; after the first few only of their number and classes.
   Returns: {shard name: records in it}.
-  Raises: UserError without Apache Beam, and for bad images.
+  Raises: UserError without Apache Beam, and for bad images (where they are left out: if none is good).
   """
   try:
     import apache_beam as beam
@@ -46,7 +54,7 @@ def write(
     tf.io.gfile.remove(left)
   pipeline_options = PipelineOptions(list(options), save_main_session=False)
   with beam.Pipeline(options=pipeline_options) as pipeline:
-    records = pipeline | "Items" >> beam.Create(items) | beam.Reshuffle() | "Convert" >> beam.Map(convert.make_record)
+    records = pipeline | "Items" >> beam.Create(items) | beam.Reshuffle() | "Convert" >> beam.Map(make)
     _ = (
       records
       | "Good" >> beam.Filter(_is_good)
@@ -65,20 +73,27 @@ def write(
     )
   with tf.io.gfile.GFile(prefix + ".summary") as file:
     summary = json.loads(file.read())
-  if summary["errors"]:
+  bad = sum(summary["bad"].values())
+  if bad and (not on_bad or bad == len(items)):
     for left in tf.io.gfile.glob(prefix + "*"):
       tf.io.gfile.remove(left)
-    hidden = summary["bad"] - len(summary["errors"])
+    hidden = bad - len(summary["errors"])
     convert.raise_image_errors(summary["errors"] + ["..."] * hidden, len(items))
   report.add_notes(note for note, count in summary["notes"].items() for _ in range(count))
+  errors = iter(summary["errors"])
+  for category, count in summary["bad"].items():
+    for _ in range(count):
+      on_bad(next(errors, "..."), category)
   tf.io.gfile.remove(prefix + ".summary")
   counts = {}
   for number, name in enumerate(names):
     written = f"{prefix}-{number:05d}-of-{len(names):05d}"
     counts[name] = shards.count([written])[0]
     tf.io.gfile.rename(written, os.path.join(output, name + shards.MARKER), overwrite=True)
-  if sum(counts.values()) != len(items):
-    raise UserError(f"Beam wrote {sum(counts.values())} of {len(items)} records; run again with an empty --output")
+  if sum(counts.values()) != len(items) - bad:
+    raise UserError(
+      f"Beam wrote {sum(counts.values())} of {len(items) - bad} records; run again with an empty --output"
+    )
   return counts
 
 
@@ -92,15 +107,17 @@ def _serialized(record: convert.Record) -> bytes:
 
 def _facts(record: convert.Record) -> dict:
   errors = [record.error] if record.error else []
-  return {"notes": dict.fromkeys(record.notes, 1), "errors": errors, "bad": len(errors)}
+  bad = {record.category: 1} if record.error else {}
+  return {"notes": dict.fromkeys(record.notes, 1), "errors": errors, "bad": bad}
 
 
 def _merge(parts: Iterable[dict]) -> dict:
   """Sums what `_facts` gives; associative, and keeps the first few errors only."""
   notes: collections.Counter = collections.Counter()
-  errors, bad = [], 0
+  bad: collections.Counter = collections.Counter()
+  errors: list[str] = []
   for part in parts:
     notes.update(part["notes"])
     errors = (errors + part["errors"])[:_ERRORS_KEPT]
-    bad += part["bad"]
-  return {"notes": dict(notes), "errors": errors, "bad": bad}
+    bad.update(part["bad"])
+  return {"notes": dict(notes), "errors": errors, "bad": dict(bad)}

@@ -60,21 +60,8 @@ def read(annotations: str | os.PathLike, images: str | os.PathLike, strict: bool
   Raises: UserError naming the file, the value and the rule.
   """
   where, images = os.fspath(annotations), os.fspath(images)
-  content = image_io.read_bytes(where)
-  try:
-    data = json.loads(content)
-  except (ValueError, UnicodeDecodeError) as error:
-    raise UserError(f"{where}: not valid JSON ({error}); give a COCO instances file") from error
-  if not isinstance(data, dict):
-    raise UserError(f"{where}: holds a {type(data).__name__}, not an object with images, annotations, categories")
-  for key in ("categories", "images", "annotations"):
-    if not isinstance(data.get(key), list) or (key != "annotations" and not data[key]):
-      seen = "no" if key not in data else "an empty" if data[key] == [] else "a malformed"
-      raise UserError(f"{where}: {seen} {key!r} list; a COCO detection file needs images, annotations, categories")
-  if "://" not in images and not os.path.isdir(images):
-    raise UserError(f"--images={images!r} is not a folder; give the folder of the image files")
-
-  categories = _categories(data["categories"], where)
+  content, data = load(where, images)
+  categories = read_categories(data["categories"], where)
   items = _images(data["images"], where, images)
   report = Report(images=len(items))
   _annotations(data["annotations"], where, items, {c.id: c.name for c in categories}, report)
@@ -86,14 +73,39 @@ def read(annotations: str | os.PathLike, images: str | os.PathLike, strict: bool
   return Coco(categories, list(items.values()), report, hashlib.sha256(content).hexdigest())
 
 
-def _categories(entries: list, where: str) -> tuple[Category, ...]:
+def load(where: str, images: str) -> tuple[bytes, dict[str, list]]:
+  """Reads a JSON in COCO's form; `images` must be a folder. Returns: its bytes, and its content with the three lists.
+
+  Raises: UserError naming the file and what is missing.
+  """
+  content = image_io.read_bytes(where)
+  try:
+    data = json.loads(content)
+  except (ValueError, UnicodeDecodeError) as error:
+    raise UserError(f"{where}: not valid JSON ({error}); give a COCO instances file") from error
+  if not isinstance(data, dict):
+    raise UserError(f"{where}: holds a {type(data).__name__}, not an object with images, annotations, categories")
+  for key in ("categories", "images", "annotations"):
+    if not isinstance(data.get(key), list) or (key != "annotations" and not data[key]):
+      seen = "no" if key not in data else "an empty" if data[key] == [] else "a malformed"
+      raise UserError(f"{where}: {seen} {key!r} list; a COCO file needs images, annotations, categories")
+  if "://" not in images and not os.path.isdir(images):
+    raise UserError(f"--images={images!r} is not a folder; give the folder of the image files")
+  return content, data
+
+
+def read_categories(entries: list, where: str, unique_names: bool = True) -> tuple[Category, ...]:
+  """Checks categories and sorts them by id; names that occur twice get their ids behind them, or are refused."""
   for entry in entries:
     number = entry.get("id") if isinstance(entry, dict) else None
     if not isinstance(number, int) or isinstance(number, bool) or not str(entry.get("name", "")).strip():
       raise UserError(f"{where}: category {entry!r} needs an integer id and a name")
   _unique([e["id"] for e in entries], "category id", where)
-  _unique([str(e["name"]) for e in entries], "category name", where)
-  return tuple(Category(e["id"], str(e["name"])) for e in sorted(entries, key=lambda e: e["id"]))
+  names = Counter(str(e["name"]) for e in entries)
+  if unique_names:
+    _unique([str(e["name"]) for e in entries], "category name", where)
+  full = {e["id"]: str(e["name"]) if names[str(e["name"])] == 1 else f"{e['name']} ({e['id']})" for e in entries}
+  return tuple(Category(number, full[number]) for number in sorted(full))
 
 
 def _images(entries: list, where: str, folder: str) -> dict[Any, Item]:

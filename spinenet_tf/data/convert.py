@@ -15,10 +15,9 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import NamedTuple
+from typing import Any, Callable, NamedTuple, Protocol
 
 from spinenet_tf.data import coco, image_io, meta, shards, tfrecord
-from spinenet_tf.data.report import Report
 from spinenet_tf.errors import UserError
 
 _CHUNK = 8  # images per task
@@ -27,11 +26,30 @@ _SHARD_IMAGES, _MOST_SHARDS = 500, 256  # by default
 
 
 class Record(NamedTuple):
-  """One converted image: the serialised example, what was particular about it, or what is wrong with it."""
+  """One converted image: the serialised example, what was particular about it, or what is wrong with it; its
+  class where it has one.
+  """
 
   serialized: bytes
   notes: tuple[str, ...] = ()
   error: str = ""
+  category: str = ""
+
+
+OnBad = Callable[[str, str], None]  # (what is wrong, class)
+
+
+class Facts(Protocol):
+  """What is counted about a split: `report.Report`, `label_report.LabelReport`."""
+
+  def add_notes(self, notes: Iterable[str]) -> None:
+    """Counts what was particular about an image file."""
+
+  def to_dict(self) -> dict[str, Any]:
+    """JSON-ready."""
+
+  def totals(self) -> dict[str, int]:
+    """What meta.json says of a split beside the number of examples."""
 
 
 def prepare_coco(
@@ -61,22 +79,63 @@ def prepare_coco(
   Returns: the report, line by line.
   Raises: UserError for bad annotations, images or options; nothing usable is left then.
   """
-  output = os.fspath(output)
+  data = coco.read(annotations, images, strict)
+  convert(
+    data.items,
+    make_record,
+    os.fspath(output),
+    split=split,
+    categories=data.categories,
+    report=data.report,
+    fingerprint=data.fingerprint,
+    num_shards=num_shards,
+    workers=workers,
+    overwrite=overwrite,
+    runner=runner,
+    beam_options=beam_options,
+  )
+  return data.report.lines([c.name for c in data.categories])
+
+
+def convert(
+  items: Sequence[Any],
+  make: Callable[[Any], Record],
+  output: str,
+  *,
+  split: str,
+  categories: Sequence[meta.Category],
+  report: Facts,
+  fingerprint: str,
+  task: str = "detection",
+  on_bad: OnBad | None = None,
+  num_shards: int | None = None,
+  workers: int = 1,
+  overwrite: bool = False,
+  runner: str = "local",
+  beam_options: Sequence[str] = (),
+) -> None:
+  """Converts checked items: `make` in processes or on Beam, shards, meta.json.
+
+  Args:
+    items: each with a `source_id`; what `make`, a function of a module, takes.
+    output, split, num_shards, workers, overwrite, runner, beam_options: as in `prepare_coco`.
+    categories, report, fingerprint, task: what meta.json will say.
+    on_bad: is told of each image that cannot be used, which is left out; without it they are one error.
+  Raises: UserError; nothing usable is left then.
+  """
   if runner not in ("local", "beam"):
     raise UserError(f"--runner={runner!r}; choose local or beam")
-  data = coco.read(annotations, images, strict)
-  check_output(output, split, data.categories, data.fingerprint, overwrite)
+  check_output(output, split, categories, fingerprint, overwrite, task)
   # A fixed order unlike that of the annotations, which are often sorted by scene or class.
-  items = sorted(data.items, key=lambda item: hashlib.sha256(item.source_id.encode()).digest())
+  items = sorted(items, key=lambda item: hashlib.sha256(item.source_id.encode()).digest())
   names = shard_names(split, len(items), num_shards)
   if runner == "beam":
     from spinenet_tf.data import beam
 
-    written = beam.write(items, output, names, data.report, beam_options)
+    written = beam.write(items, output, names, report, beam_options, make, on_bad)
   else:
-    written = write(make_records(items, workers), len(items), output, names, data.report)
-  commit(output, split, written, data.categories, data.report, data.fingerprint, overwrite)
-  return data.report.lines([c.name for c in data.categories])
+    written = write(make_records(items, workers, make), len(items), output, names, report, on_bad)
+  commit(output, split, written, categories, report, fingerprint, overwrite, task)
 
 
 def make_record(item: coco.Item) -> Record:
@@ -99,19 +158,21 @@ def make_record(item: coco.Item) -> Record:
   )
 
 
-def make_records(items: Sequence[coco.Item], workers: int = 1) -> Iterator[Record]:
-  """`make_record` over items, in order, in `workers` processes with a bounded number of records in flight."""
+def make_records(
+  items: Sequence[Any], workers: int = 1, make: Callable[[Any], Record] = make_record
+) -> Iterator[Record]:
+  """`make` over items, in order, in `workers` processes with a bounded number of records in flight."""
   if workers < 1:
     raise UserError(f"--workers={workers}; give at least 1")
   if workers == 1 or len(items) < _SMALL:
-    yield from map(make_record, items)
+    yield from map(make, items)
     return
   chunks = (items[i : i + _CHUNK] for i in range(0, len(items), _CHUNK))
   waiting: collections.deque = collections.deque()
   with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
     try:
       for chunk in chunks:
-        waiting.append(pool.submit(_make_chunk, chunk))
+        waiting.append(pool.submit(_make_chunk, make, chunk))
         if len(waiting) >= 4 * workers:
           yield from waiting.popleft().result()
       while waiting:
@@ -135,11 +196,18 @@ def shard_names(split: str, examples: int, num_shards: int | None = None) -> lis
 
 
 def check_output(
-  output: str, split: str, categories: Sequence[meta.Category], fingerprint: str, overwrite: bool
+  output: str,
+  split: str,
+  categories: Sequence[meta.Category],
+  fingerprint: str,
+  overwrite: bool,
+  task: str = "detection",
 ) -> None:
   """Raises UserError where `output` holds something that this run must not replace or does not fit to."""
   known = meta.load(output)
   others = sorted(set(known.splits) - {split}) if known else []
+  if others and known.task != task:
+    raise UserError(f"{output} holds {', '.join(others)} for {known.task}; choose another --output for {task}")
   if others and known.categories != tuple(categories):
     old, new = set(known.categories), set(categories)
     differ = ", ".join(f"{c.id} {c.name!r}" for c in sorted(old ^ new, key=lambda c: (c.id, c.name))[:6])
@@ -157,14 +225,20 @@ def check_output(
 
 
 def write(
-  records: Iterable[Record], examples: int, output: str, names: Sequence[str], report: Report
+  records: Iterable[Record],
+  examples: int,
+  output: str,
+  names: Sequence[str],
+  report: Facts,
+  on_bad: OnBad | None = None,
 ) -> dict[str, int]:
   """Writes records to shards under temporary names.
 
-  All records are looked at even after a bad one, so that all bad images are named at once.
+  Bad images are left out and told to `on_bad`, or all records are looked at even after a bad one, so that all are named
+  at once.
 
   Returns: {shard name: records in it}.
-  Raises: UserError for bad images; the temporary files are removed then.
+  Raises: UserError for bad images, or where none is good; the temporary files are removed then.
   """
   import tensorflow as tf
   from tqdm import tqdm
@@ -176,17 +250,21 @@ def write(
     for number, record in enumerate(tqdm(records, total=examples, unit="image", disable=None)):
       if record.error:
         errors.append(record.error)
-      if errors:
+      if errors and not on_bad:
         continue
       if number * len(names) // examples != shard:
         shard = number * len(names) // examples
         if writer:
           writer.close()
         writer = tf.io.TFRecordWriter(os.path.join(output, names[shard] + shards.MARKER))
+      if record.error:
+        on_bad(record.error, record.category)
+        continue
       writer.write(record.serialized)
       counts[names[shard]] += 1
       report.add_notes(record.notes)
-    raise_image_errors(errors, examples)
+    if not on_bad or len(errors) == examples:
+      raise_image_errors(errors, examples)
   except BaseException:
     if writer:
       writer.close()
@@ -211,14 +289,15 @@ def commit(
   split: str,
   counts: dict[str, int],
   categories: Sequence[meta.Category],
-  report: Report,
+  report: Facts,
   fingerprint: str,
   overwrite: bool = False,
+  task: str = "detection",
 ) -> None:
   """Gives complete shards their names and writes meta.json, last."""
   import tensorflow as tf
 
-  check_output(output, split, categories, fingerprint, overwrite)  # again: minutes may have passed
+  check_output(output, split, categories, fingerprint, overwrite, task)  # again: minutes may have passed
   known = meta.load(output)
   splits = {name: facts for name, facts in (known.splits if known else {}).items() if name != split}
   marker = os.path.join(output, split + shards.MARKER)
@@ -234,19 +313,19 @@ def commit(
   splits[split] = {
     "pattern": f"{split}-*.tfrecord",
     "num_examples": sum(counts.values()),
-    "num_boxes": report.boxes,
+    **report.totals(),
     "fingerprint": fingerprint,
     "shards": sizes,
     "report": report.to_dict(),
   }
-  meta.save(meta.Meta(tuple(categories), splits), output)
+  meta.save(meta.Meta(tuple(categories), splits, task), output)
   tf.io.gfile.remove(marker)
   for left in _glob(output, f"{split}-*-of-*.tfrecord{shards.MARKER}"):  # of killed runs
     tf.io.gfile.remove(left)
 
 
-def _make_chunk(items: Sequence[coco.Item]) -> list[Record]:
-  return [make_record(item) for item in items]
+def _make_chunk(make: Callable[[Any], Record], items: Sequence[Any]) -> list[Record]:
+  return [make(item) for item in items]
 
 
 def _shards_of(output: str, split: str) -> list[str]:

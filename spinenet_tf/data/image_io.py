@@ -76,7 +76,15 @@ def read_bytes(path: str | os.PathLike) -> bytes:
     raise UserError(f"{path}: cannot be read ({error.strerror}); give an image file") from error
 
 
-def store(data: bytes, name: str, height: int, width: int) -> StoredImage:
+def store(
+  data: bytes,
+  name: str,
+  height: int | None = None,
+  width: int | None = None,
+  *,
+  upright: bool = False,
+  crop: tuple[int, int, int, int] | None = None,
+) -> StoredImage:
   """Checks an image file completely and brings it into the form of the records.
 
   The file's own bytes are kept where TensorFlow decodes them to the right pixels. An image whose EXIF tag
@@ -87,29 +95,35 @@ def store(data: bytes, name: str, height: int, width: int) -> StoredImage:
 
   Args:
     data: content of the file; name: what to call it in errors.
-    height, width: the size that the annotations give, in pixels.
+    height, width: the size that the annotations give, in pixels; None where they give none.
+    upright: whether an image without a given size is turned upright, or stays as it is stored.
+    crop: (ymin, xmin, ymax, xmax) in pixels of the given size; this part only, encoded anew.
   Raises: UserError for a truncated, corrupt or unknown file, and for another size than the annotations'.
   """
   image, kind = _open(data, name)
   turn, raw = _orientation(image), image.size
-  upright = raw[::-1] if turn >= 5 else raw
-  if (width, height) not in (raw, upright):
-    also = f" ({upright[0]}x{upright[1]} upright)" if upright != raw else ""
+  turned = raw[::-1] if turn >= 5 else raw
+  if height is not None and (width, height) not in (raw, turned):
+    also = f" ({turned[0]}x{turned[1]} upright)" if turned != raw else ""
     raise UserError(
       f"{name}: the annotations say {width}x{height} pixels, the file has {raw[0]}x{raw[1]}{also}; "
       "boxes would be misplaced: use the images that were annotated or correct width and height"
     )
   rgb, notes = _to_rgb(image, name)
   if turn != 1:
-    notes.append("exif_ignored" if (width, height) == raw else "exif_upright")
-    rgb = rgb if (width, height) == raw else _upright(rgb, turn)
+    as_stored = not upright if height is None else (width, height) == raw
+    notes.append("exif_ignored" if as_stored else "exif_upright")
+    rgb = rgb if as_stored else _upright(rgb, turn)
+  if crop:
+    rgb = rgb.crop((crop[1], crop[0], crop[3], crop[2]))
+  width, height = rgb.size
   if getattr(image, "n_frames", 1) > 1 and kind != "MPO":
     notes.append("first_frame_only")
   sixteen_bit_png = kind == "PNG" and len(data) > 24 and data[24] == 16
   if sixteen_bit_png and "sixteen_bit_reduced" not in notes:
     notes.append("sixteen_bit_reduced")
 
-  if "exif_upright" not in notes:
+  if "exif_upright" not in notes and not crop:
     if kind in ("JPEG", "MPO") and image.mode in _KEPT_JPEG:
       return StoredImage(data, "jpeg", height, width, tuple(notes))
     if kind == "PNG":

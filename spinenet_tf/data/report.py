@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 _EXAMPLES = 10  # ids kept per reason
-_WORDS = {
+WORDS = {
   "zero_area": "without area",
   "outside_image": "entirely outside their image",
   "greyscale": "greyscale, read as three equal channels",
@@ -81,6 +81,10 @@ class Report:
     """Counts what was particular about an image file."""
     self.conversions.update(notes)
 
+  def totals(self) -> dict[str, int]:
+    """What meta.json says of a split beside the number of examples."""
+    return {"num_boxes": self.boxes}
+
   def to_dict(self) -> dict[str, Any]:
     """JSON-ready.
 
@@ -112,10 +116,10 @@ class Report:
       over = f"by {self.largest_overhang:.3g} px at most"
       out.append(f"{self.clipped} boxes crossed the border and were clipped, {over}{self._named('clipped')}")
     for reason, count in sorted(self.dropped.items()):
-      out.append(f"{count} boxes {_WORDS.get(reason, reason)} were dropped{self._named(reason)}")
+      out.append(f"{count} boxes {WORDS.get(reason, reason)} were dropped{self._named(reason)}")
     if not self.dropped:
       out.append("no box was dropped")
-    out += [f"{count} images {_WORDS.get(note, note)}" for note, count in sorted(self.conversions.items())]
+    out += [f"{count} images {WORDS.get(note, note)}" for note, count in sorted(self.conversions.items())]
     out.append(f"at most {self.most_objects} objects in one image")
     none = [name for name in names if not self.per_class[name]]
     if none:
