@@ -1,6 +1,7 @@
 """gin: from files and command-line bindings to an `Experiment`. The only module that imports gin.
 
-Names that files can bind: `model.*`, `data.*`, `schedule.*`, `loss.*`, `detection.*`, `train.*`, and the parameters of
+Names that files can bind: `data.*`, `schedule.*`, `train.*`; `model.*`, `loss.*`, `detection.*` for RetinaNet, or with
+`train.task = 'classification'` `classifier.*`, `classifier_loss.*`; and the parameters of
 optimizers, which `train.optimizer` refers to: `@sgd`, `@adam`, `@rmsprop`, and with tensorflow-addons `@tfa.LAMB` and
 its like. The fields are those of the classes in `training.settings` and of `training.schedules.Schedule`.
 `model.architecture` may be `@scaled()` or `@damaged()`, whose parameters are those of the functions in `backbones.edit`.
@@ -25,12 +26,15 @@ from spinenet_tf.compat import TF_VERSION
 from spinenet_tf.errors import UserError
 from spinenet_tf.training import optimizers, settings
 from spinenet_tf.training.schedules import Schedule
+from spinenet_tf.training.tasks import find_task
 
 _PARTS = {
   "model": settings.ModelSettings,
+  "classifier": settings.ClassifierSettings,
   "data": settings.DataSettings,
   "schedule": Schedule,
   "loss": settings.LossSettings,
+  "classifier_loss": settings.ClassifierLossSettings,
   "detection": settings.DetectionSettings,
   "train": settings.RunSettings,
 }
@@ -135,7 +139,9 @@ def experiment() -> settings.Experiment:
   Raises: UserError for values out of range.
   """
   try:
-    return settings.Experiment(**{name: build() for name, build in _BUILDERS.items()})
+    train = _BUILDERS["train"]()
+    used = find_task(train.task).uses  # bindings of other parts are found unused, and refused
+    return settings.Experiment(train=train, **{name: _BUILDERS[name]() for name in used})
   except UserError as error:
     raise UserError(_plain(error)) from error
   except Exception as error:

@@ -1,35 +1,54 @@
-"""A detector from a run directory, without its gin files: model.json holds all that is needed."""
+"""A trained model from a run directory, without its gin files: model.json holds all that is needed."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import pathlib
-from typing import Any
+from typing import Any, Callable
 
 from spinenet_tf.backbones.spec import Architecture
 from spinenet_tf.errors import UserError
-from spinenet_tf.models.retinanet import RetinaNet, build_retinanet
+from spinenet_tf.models.classifier import build_classifier
+from spinenet_tf.models.network import Network
+from spinenet_tf.models.retinanet import build_retinanet
 from spinenet_tf.ops.anchors import AnchorConfig
+from spinenet_tf.serving.classifier import ImageClassifier
 from spinenet_tf.serving.detector import Detector
 from spinenet_tf.serving.fold import fold as fold_norms
 from spinenet_tf.training import checkpoints
 from spinenet_tf.training.run_directory import RunDirectory
 
 
-def load(
-  path: str | os.PathLike, *, score_threshold: float | None = None, fold: bool = True, **detection: Any
-) -> Detector:
-  """Loads a trained detector: the best checkpoint of a run, or the latest when none was kept as the best.
+@dataclasses.dataclass(frozen=True)
+class _Kind:
+  """How the model of a task is built and used; its settings of use stand in model.json under `settings`."""
+
+  build: Callable[..., Network]
+  use: Callable[..., Detector | ImageClassifier]
+  settings: str
+
+
+_KINDS = {
+  "retinanet": _Kind(build_retinanet, Detector, "detection"),
+  "classification": _Kind(build_classifier, ImageClassifier, "classification"),
+}
+
+
+def load(path: str | os.PathLike, *, fold: bool = True, **settings: Any) -> Detector | ImageClassifier:
+  """Loads a trained model: the best checkpoint of a run, or the latest when none was kept as the best.
 
   Args:
     path: a run directory, its best/ or checkpoints/, or one checkpoint in there ("runs/a/checkpoints/step-500").
-    score_threshold: objects with lower scores are left out; that of the run's evaluation when None.
     fold: fold the batch norms into the convolutions, which is faster and equal up to rounding; False gives the model with
       the variables of the checkpoint.
-    **detection: other arguments of `Detector` that take the place of the run's, such as max_detections.
+    **settings: arguments of `Detector` or `ImageClassifier` that take the place of the run's, such as score_threshold.
 
-  Raises: UserError when there is no such run, it has no checkpoint yet, or the checkpoint is of another model.
+  Returns: a `Detector`, or for a run of classification an `ImageClassifier`.
+
+  Raises: UserError when there is no such run, it has no checkpoint yet, the checkpoint is of another model, or a setting
+    does not belong to the run's task.
   """
   folder = find_run(path)
   run = RunDirectory(folder, writes=False).read_model()
@@ -37,10 +56,12 @@ def load(
   model = build(run, folder, folded=fold)
   epsilon = model.style.norm_epsilon
   checkpoints.restore_weights(model, prefix, functools.partial(fold_norms, epsilon=epsilon) if fold else None)
-  arguments = {**(run.get("detection") or {}), **detection}
-  if score_threshold is not None:
-    arguments["score_threshold"] = score_threshold
-  return Detector(model, run["categories"], class_ids=run.get("class_ids"), **arguments)
+  kind = _KINDS[run["task"]]
+  arguments = {**(run.get(kind.settings) or {}), **{k: v for k, v in settings.items() if v is not None}}
+  try:
+    return kind.use(model, run["categories"], class_ids=run.get("class_ids"), **arguments)
+  except TypeError as error:
+    raise UserError(f"a run of {run['task']} cannot be loaded with {sorted(settings)}: {error}") from error
 
 
 def find_run(path: str | os.PathLike) -> pathlib.Path:
@@ -64,18 +85,18 @@ def find_run(path: str | os.PathLike) -> pathlib.Path:
   )
 
 
-def build(run: dict[str, Any], where: str | os.PathLike = "model.json", folded: bool = False) -> RetinaNet:
+def build(run: dict[str, Any], where: str | os.PathLike = "model.json", folded: bool = False) -> Network:
   """Builds the model that the content of a model.json describes, with fresh weights.
 
   Args:
-    run: `task`, `architecture` (as `Architecture.to_dict`) and `model`, arguments of `build_retinanet`.
+    run: `task`, `architecture` (as `Architecture.to_dict`) and `model`, arguments of the task's builder.
     where: named in errors.
     folded: build it without batch norms.
 
   Raises: UserError when something is missing or unknown.
   """
-  if run.get("task") != "retinanet":
-    raise UserError(f"{where}: the task is {run.get('task')!r}; this version loads 'retinanet'")
+  if run.get("task") not in _KINDS:
+    raise UserError(f"{where}: the task is {run.get('task')!r}; this version loads {list(_KINDS)}")
   if missing := sorted({"architecture", "model", "categories"} - set(run)):
     raise UserError(f"{where}: model.json lacks {missing}; start training again to have it written")
   # Statistics are only read from here on, so there is nothing to synchronise.
@@ -84,7 +105,7 @@ def build(run: dict[str, Any], where: str | os.PathLike = "model.json", folded: 
   if anchors := arguments.get("anchors"):
     arguments["anchors"] = AnchorConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in anchors.items()})
   try:
-    return build_retinanet(Architecture.from_dict(run["architecture"]), **arguments)
+    return _KINDS[run["task"]].build(Architecture.from_dict(run["architecture"]), **arguments)
   except TypeError as error:
     raise UserError(f"{where}: model.json does not fit this version ({error})") from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from typing import Any, NamedTuple
 
@@ -43,7 +42,6 @@ def evaluate(
   """
   run = RunDirectory(model_dir)
   prefix = checkpoints.find(checkpoint or model_dir)
-  experiment = _with_own_architecture(experiment, run)
   task = task_of(experiment)
   data = inputs.resolve(experiment.data, task.network, training=False)
   strategy.set_precision(experiment.train.precision)
@@ -62,11 +60,3 @@ def evaluate(
   if output_dir is not None and strategy.Worker.of(devices).is_chief:
     evaluator.scores.save(output_dir)
   return Evaluated(metrics, evaluator.scores.table(), prefix, step)
-
-
-def _with_own_architecture(experiment: Experiment, run: RunDirectory) -> Experiment:
-  """Takes an architecture that is named by a file from the run's model.json, as the file may be gone or changed."""
-  own = run.read_model()
-  if own is None or not str(experiment.model.architecture).endswith(".json"):
-    return experiment
-  return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, architecture=own["architecture"]))

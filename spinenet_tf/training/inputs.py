@@ -11,7 +11,7 @@ from spinenet_tf.data import shards
 from spinenet_tf.data.pipeline import groundtruth
 from spinenet_tf.errors import UserError
 from spinenet_tf.evaluation.coco import CocoEvaluator
-from spinenet_tf.training.settings import DataSettings, ModelSettings
+from spinenet_tf.training.settings import ClassifierSettings, DataSettings, ModelSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Inputs:
     return CocoEvaluator(self.categories, groundtruth=groundtruth(self.eval_pattern), class_ids=self.class_ids)
 
 
-def resolve(data: DataSettings, model: ModelSettings, *, training: bool = True) -> Inputs:
+def resolve(data: DataSettings, model: ModelSettings | ClassifierSettings, *, training: bool = True) -> Inputs:
   """Finds files and classes.
 
   Args:
@@ -128,7 +128,9 @@ def _examples(data: DataSettings, meta: meta_lib.Meta | None, pattern: Any) -> i
   return sum(shards.count(shards.find(pattern)))
 
 
-def _num_classes(model: ModelSettings, meta: meta_lib.Meta | None, source: Any, layout: str) -> int:
+def _num_classes(
+  model: ModelSettings | ClassifierSettings, meta: meta_lib.Meta | None, source: Any, layout: str
+) -> int:
   if meta is None:
     if layout != "contiguous":
       raise UserError(
@@ -136,8 +138,8 @@ def _num_classes(model: ModelSettings, meta: meta_lib.Meta | None, source: Any, 
       )
     if model.num_classes is None:
       raise UserError(
-        f"there is no meta.json beside {source!r}, so model.num_classes must be set: the number of classes without "
-        "background; ids are then 1 to num_classes"
+        f"there is no meta.json beside {source!r}, so {model.scope}.num_classes must be set: the number of classes "
+        "without background; ids are then 1 to num_classes"
       )
     return model.num_classes
   if layout == "original":
@@ -147,8 +149,8 @@ def _num_classes(model: ModelSettings, meta: meta_lib.Meta | None, source: Any, 
     expected, what = meta.num_classes, f"{meta.num_classes} classes ({names})"
   if model.num_classes not in (None, expected):
     raise UserError(
-      f"model.num_classes is {model.num_classes}, meta.json of {source!r} has {what}; background does not count: leave "
-      "model.num_classes out, and the number is taken from meta.json; the authors' 91 outputs for COCO are "
+      f"{model.scope}.num_classes is {model.num_classes}, meta.json of {source!r} has {what}; background does not count: "
+      f"leave {model.scope}.num_classes out, and the number is taken from meta.json; the authors' 91 outputs for COCO are "
       "data.class_layout = 'original'"
     )
   return expected

@@ -6,11 +6,12 @@ import dataclasses
 import math
 import os
 from collections.abc import Sequence
-from typing import Any, Callable
+from typing import Any, Callable, ClassVar
 
 from spinenet_tf.backbones.catalog import architecture as find_architecture
 from spinenet_tf.backbones.spec import Architecture
 from spinenet_tf.errors import UserError
+from spinenet_tf.models.classifier import Classifier, build_classifier
 from spinenet_tf.models.retinanet import RetinaNet, build_retinanet
 from spinenet_tf.ops.anchors import AnchorConfig
 from spinenet_tf.training import optimizers
@@ -26,7 +27,7 @@ def as_size(size: int | Sequence[int]) -> tuple[int, int]:
   """
   pair = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, (list, tuple)) else ()
   if len(pair) != 2 or not all(isinstance(s, int) and s > 0 for s in pair):
-    raise UserError(f"model.image_size is {size!r}; it must be a side in pixels such as 640, or (height, width)")
+    raise UserError(f"image_size is {size!r}; it must be a side in pixels such as 640, or (height, width)")
   return pair
 
 
@@ -40,8 +41,10 @@ class ModelSettings:
     image_size: side in pixels, or (height, width); of the model and of the data.
     anchor_size: None takes the architecture's.
     synchronized: None synchronises batch statistics when there are several replicas.
+    scope: what gin calls it.
   """
 
+  scope: ClassVar[str] = "model"
   architecture: str | dict | Architecture = "spinenet49"
   num_classes: int | None = None
   image_size: Any = 640
@@ -101,6 +104,57 @@ class ModelSettings:
     arguments = self.arguments(num_classes, replicas)
     arguments.update(input_size=self.size, anchors=self.anchors())
     return build_retinanet(self.find_architecture(), **arguments)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierSettings:
+  """An image classifier; every field means what it does for `build_classifier`, except:
+
+  Attributes:
+    architecture: a catalog name, a path to a JSON file, a dictionary, or an `Architecture`.
+    num_classes: None takes the number from the data set's meta.json.
+    image_size: side in pixels, or (height, width); of the model and of the data.
+    synchronized: None synchronises batch statistics when there are several replicas.
+    scope: what gin calls it.
+  """
+
+  scope: ClassVar[str] = "classifier"
+  architecture: str | dict | Architecture = "spinenet49"
+  num_classes: int | None = None
+  image_size: Any = 224
+  activation: str = "relu"
+  stochastic_depth: float = 0.0
+  dropblock_keep: float = 1.0
+  dropblock_size: int = 7
+  synchronized: bool | None = None
+  norm_momentum: float = 0.9
+  norm_epsilon: float = 1e-5
+  padding: str = "symmetric"
+
+  @property
+  def size(self) -> tuple[int, int]:
+    """(height, width) in pixels."""
+    return as_size(self.image_size)
+
+  def find_architecture(self) -> Architecture:
+    """Returns the architecture that the name, file or dictionary stands for, or the one that was given."""
+    return find_architecture(self.architecture)
+
+  def arguments(self, num_classes: int, replicas: int = 1) -> dict[str, Any]:
+    """Returns the keyword arguments of `build_classifier` but for the architecture, as plain values."""
+    same = ("activation", "stochastic_depth", "dropblock_keep", "dropblock_size", "norm_momentum", "norm_epsilon")
+    return {
+      "num_classes": num_classes,
+      "input_size": list(self.size),
+      "synchronized": replicas > 1 if self.synchronized is None else self.synchronized,
+      "padding": self.padding,
+      **{name: getattr(self, name) for name in same},
+    }
+
+  def build(self, num_classes: int, replicas: int = 1) -> Classifier:
+    """Builds the model."""
+    arguments = self.arguments(num_classes, replicas) | {"input_size": self.size}
+    return build_classifier(self.find_architecture(), **arguments)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,6 +300,7 @@ class Experiment:
   """Everything that decides what a run computes; what the task does not use stays at its default."""
 
   model: ModelSettings = ModelSettings()
+  classifier: ClassifierSettings = ClassifierSettings()
   data: DataSettings = DataSettings()
   schedule: Schedule = dataclasses.field(default_factory=Schedule)
   loss: LossSettings = LossSettings()

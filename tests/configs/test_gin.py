@@ -53,8 +53,8 @@ def test_unused_bindings_are_errors_unless_optional(tmp_path):
 @pytest.mark.parametrize(
   "text, said",
   [
-    ("trian.duration = 3\n", r"a.gin, line 2.*No configurable matching 'trian.*known: data, detection"),
-    ("train.duratoin = 3\n", r"a.gin, line 2.*duratoin.*train has: duration"),
+    ("trian.duration = 3\n", r"a.gin, line 2.*No configurable matching 'trian.*known: classifier, classifier_loss, data, detection"),
+    ("train.duratoin = 3\n", r"a.gin, line 2.*duratoin.*train has: task, duration"),
     ("include 'base/nothing.gin'\n", r"a.gin, line 2: there is no file 'base/nothing.gin'"),
     ("data.batch_size = = 3\n", r"a.gin, line 2"),
     ("data.batch_size = 0\n", "batch_size is 0"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import Any, Protocol
+from typing import Any, Protocol, Union
 
 import orbit
 import tensorflow as tf
@@ -11,7 +11,9 @@ import tensorflow as tf
 from spinenet_tf.compat import keras
 from spinenet_tf.training.inputs import Inputs
 from spinenet_tf.training.run_directory import FORMAT
-from spinenet_tf.training.settings import Experiment, ModelSettings
+from spinenet_tf.training.settings import ClassifierSettings, Experiment, ModelSettings
+
+Network = Union[ModelSettings, ClassifierSettings]
 
 
 class Objective(Protocol):
@@ -51,11 +53,13 @@ class Task(abc.ABC):
 
   Attributes:
     name: as `train.task` says it.
+    uses: fields of `Experiment` that it reads, beside `train`.
     key_metric: of the evaluation; the checkpoint where it is highest is kept.
     headline: metrics of the line that an evaluation prints.
   """
 
   name: str
+  uses: tuple[str, ...]
   key_metric: str
   headline: tuple[str, ...]
 
@@ -64,7 +68,7 @@ class Task(abc.ABC):
 
   @property
   @abc.abstractmethod
-  def network(self) -> ModelSettings:
+  def network(self) -> Network:
     """The settings of the model."""
 
   @abc.abstractmethod

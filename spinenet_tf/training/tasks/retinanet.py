@@ -47,6 +47,7 @@ class RetinaNetTask(Task):
   """`train.task = 'retinanet'`: `model.*`, `loss.*` and `detection.*` apply."""
 
   name = "retinanet"
+  uses = ("model", "data", "schedule", "loss", "detection")
   key_metric = "AP"
   headline = ("AP", "AP50", "AP75")
 
