@@ -46,7 +46,7 @@ def evaluate(
   data = inputs.resolve(experiment.data, task.network, training=False)
   strategy.set_precision(experiment.train.precision)
   if experiment.train.strategy != "tpu":
-    strategy.tune_for_cpu(training=False)
+    strategy.tune_for_cpu(training=False, fast_convolutions=experiment.train.winograd)
   devices = strategy.make_strategy(experiment.train.strategy, experiment.train.tpu)
   replicas = devices.num_replicas_in_sync
   if checkpoint is None:

@@ -94,7 +94,7 @@ def build(experiment: Experiment, model_dir: str | os.PathLike) -> Setup:
   rate = experiment.schedule.resolve(batch=plan.batch, epoch=plan.epoch, total=plan.total)
   strategy.set_precision(train.precision)
   if train.strategy != "tpu":
-    strategy.tune_for_cpu()
+    strategy.tune_for_cpu(fast_convolutions=train.winograd)
   devices = strategy.make_strategy(train.strategy, train.tpu)
   replicas = devices.num_replicas_in_sync
   checks.check_batch(experiment.data.batch_size, replicas)

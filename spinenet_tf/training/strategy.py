@@ -41,15 +41,15 @@ def make_strategy(name: str = "auto", tpu: str = "") -> tf.distribute.Strategy:
   raise UserError(f"train.strategy is {name!r}; it must be one of {list(STRATEGIES)}")
 
 
-def tune_for_cpu(training: bool = True) -> None:
+def tune_for_cpu(training: bool = True, fast_convolutions: bool = True) -> None:
   """Sets this process up for computing on a CPU, when it has no GPU; both as `benchmarks/train_step.py` measures.
 
-  Large 3x3 convolutions take fewer multiplications (`ops.winograd`). For training TensorFlow's graph optimizer is off: a
-  step runs as fast without it and starts seconds earlier; options of it that were set before are left alone.
+  Wide 3x3 convolutions take fewer multiplications (`ops.winograd`), if wanted. For training TensorFlow's graph optimizer is
+  off: a step runs as fast without it and starts seconds earlier; options of it that were set before are left alone.
   """
   if tf.config.list_physical_devices("GPU"):
     return
-  winograd.enable(True)
+  winograd.enable(fast_convolutions)
   if training and not any(tf.config.optimizer.get_experimental_options().values()):
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
