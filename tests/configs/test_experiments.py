@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from spinenet_tf import configs
 from spinenet_tf.training import setup as setups
+from spinenet_tf.training.tasks import task_of
 from spinenet_tf.training.trainer import Trainer
 
 EXPERIMENTS = pathlib.Path(__file__).resolve().parents[2] / "experiments"
@@ -43,7 +44,7 @@ def test_leaves_are_lab_notes_with_everything_used(name):
   made = configs.experiment()
   made.train.optimizer(learning_rate=lambda: 0.1)
   configs.check_unused()
-  made.model.find_architecture()
+  task_of(made).network.find_architecture()
 
 
 @pytest.mark.parametrize("protocol", PUBLISHED)
@@ -102,6 +103,49 @@ def test_mobile_networks_are_the_published_ones(name, network, size, width):
   assert (arch.name, made.model.size, arch.head_filters) == (network, (size, size), width)
 
 
+# Network: top-1 and top-5 on ImageNet and on iNaturalist-2017, plain, then with the improved recipe.  [tables 6 and 10]
+ACCURACY = {
+  "spinenet49": ("77.0", "93.3", "59.3", "81.9", "78.1", "94.0", "63.3", "85.1"),
+  "spinenet96": ("78.2", "94.0", "61.7", "83.4", "79.4", "94.6", "64.7", "85.9"),
+  "spinenet143": ("79.0", "94.4", "63.6", "84.8", "80.1", "95.0", "66.7", "87.1"),
+  "spinenet190": (None, None, None, None, "80.8", "95.3", "67.6", "87.4"),
+  "r50": ("77.1", "93.6", "54.6", "77.2", None, None, None, None),
+}
+
+
+def test_classifiers_are_those_with_published_numbers():
+  expected = {}
+  for network, numbers in ACCURACY.items():
+    for i, rest in enumerate(("imagenet", "inaturalist", "imagenet_improved", "inaturalist_improved")):
+      if numbers[2 * i]:
+        expected[f"classification/{network}_{rest}.gin"] = numbers[2 * i : 2 * i + 2]
+  assert set(expected) == {name for name in LEAVES if name.startswith("classification/")}
+  for name, (top1, top5) in expected.items():
+    assert f"# Expected:  top-1 {top1}, top-5 {top5} (paper, table" in (EXPERIMENTS / name).read_text()
+
+
+@pytest.mark.parametrize("name", [name for name in LEAVES if name.startswith("classification/")])
+def test_classifiers_follow_the_recipe(name):
+  network, data, *improved = pathlib.Path(name).stem.split("_")
+  configs.parse([name])
+  made = configs.experiment()
+  examples, epoch = {"imagenet": (1_281_167, 313), "inaturalist": (579_184, 142)}[data]
+  plan = setups.make_plan(made, examples)
+  rate = made.schedule.resolve(batch=plan.batch, epoch=plan.epoch, total=plan.total)
+  assert (plan.batch, plan.epoch, plan.total) == (4096, epoch, 200 * epoch)
+  assert (rate.shape, rate.warmup, float(rate(0))) == ("cosine", 5 * epoch, 0.0)
+  assert [float(rate(step)) for step in (rate.warmup, plan.total)] == pytest.approx([1.6, 0], abs=1e-6)
+  model, train = made.classifier, made.train
+  assert (model.size, model.norm_momentum, model.norm_epsilon) == ((224, 224), 0.9, 1e-5)
+  assert (train.weight_decay, train.clip_norm) == (1e-4, 0)
+  assert train.optimizer(learning_rate=lambda: 0.1).get_config()["momentum"] == 0.9
+  recipe = (model.activation, model.stochastic_depth, model.dropblock_keep, made.classifier_loss.label_smoothing)
+  assert recipe == (("swish", 0.2, 1, 0.1) if improved else ("relu", 0, 1, 0))
+  assert model.find_architecture().name == {"r50": "r50_fpn"}.get(network, network)
+  assert (made.data.crop_area, made.data.eval_crop) == ((0.08, 1.0), 0.875)
+  assert made.data.crop_ratio == pytest.approx((3 / 4, 4 / 3))
+
+
 def narrow(arch):
   """The same connections, few channels; of a ResNet, one block for each level."""
   stem = arch.stem
@@ -115,21 +159,30 @@ def narrow(arch):
 STEPPED: dict[str, float] = {}  # total loss of what is traced differently, by all that tells it from the others
 
 
+def shrunk(made):
+  """The experiment with a narrow network of the same connections."""
+  (part,) = {"model", "classifier"} & set(task_of(made).uses)
+  settings = getattr(made, part)
+  return dataclasses.replace(
+    made, **{part: dataclasses.replace(settings, architecture=narrow(settings.find_architecture()))}
+  )
+
+
 def traced(made):
   """What decides which operations a step has. Rates, drop times and jitter are values that other tests look at."""
-  return repr(
-    (dataclasses.replace(made.model, stochastic_depth=made.model.stochastic_depth > 0), made.loss, made.train)
-  )
+  network = task_of(made).network
+  network = dataclasses.replace(network, stochastic_depth=network.stochastic_depth > 0)
+  return repr((network, made.loss, made.classifier_loss, made.train))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LEAVES)
-def test_a_step_at_small_size(name, shapes, tmp_path):
-  configs.parse([name, "overlays/tiny_cpu.gin"], [f"DATA_DIR='{shapes}'"])
-  made = configs.experiment()
-  made = dataclasses.replace(
-    made, model=dataclasses.replace(made.model, architecture=narrow(made.model.find_architecture()))
-  )
+def test_a_step_at_small_size(name, shapes, photos, tmp_path):
+  configs.parse([name])
+  is_classifier = configs.experiment().train.task == "classification"
+  overlay, data = ("tiny_cpu_classification", photos) if is_classifier else ("tiny_cpu", shapes)
+  configs.parse([name, f"overlays/{overlay}.gin"], [f"DATA_DIR='{data}'"])
+  made = shrunk(configs.experiment())
   key = traced(made)
   if key not in STEPPED:
     ready = setups.build(made, tmp_path / "run")
