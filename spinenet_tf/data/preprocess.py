@@ -78,13 +78,13 @@ def preprocess_crop(image: tf.Tensor, image_size: tuple[int, int], fraction: flo
 
 
 def center_window(size: tf.Tensor, image_size: tuple[int, int], fraction: float = 0.875) -> tuple[tf.Tensor, tf.Tensor]:
-  """The window in the middle of an image, as the authors' code places it.
+  """The window in the middle of an image, placed as in Model Garden.
 
   Args:
     size: int32[2], (H, W) in pixels; image_size, fraction: as in `preprocess_crop`.
   Returns: (int32[2] top left corner, int32[2] height and width, at least 1).
   """
   target, pixels = tf.constant(image_size, tf.float32), tf.cast(size, tf.float32)
-  length = tf.cast(target * (fraction * tf.reduce_min(pixels / target)) + 1e-3, tf.int32)
-  length = tf.clip_by_value(length, 1, size)
-  return (size - length + 1) // 2, length
+  sides = target * (fraction * tf.reduce_min(pixels / target))
+  begin, length = (tf.cast(v + 1e-3, tf.int32) for v in ((pixels - sides) / 2, sides))  # 1e-3: rounding errors
+  return begin, tf.clip_by_value(length, 1, size - begin)

@@ -120,15 +120,28 @@ def test_evaluation_delivers_each_example_once(photos, hosts, batch_size, cache)
 
 
 def test_middle_crop_by_hand():
-  """100x200 for a square input: 87 of 100 rows (87.5, the fraction cut off), rows 7 to 93, columns 57 to 143."""
+  """100x200 for a square input: side 87.5, from row 6.25 and column 56.25, all cut to whole pixels."""
   begin, length = preprocess.center_window(tf.constant([100, 200]), (224, 224))
-  assert (begin.numpy().tolist(), length.numpy().tolist()) == ([7, 57], [87, 87])
+  assert (begin.numpy().tolist(), length.numpy().tolist()) == ([6, 56], [87, 87])
   begin, length = preprocess.center_window(tf.constant([256, 256]), (224, 224))
   assert (begin.numpy().tolist(), length.numpy().tolist()) == ([16, 16], [224, 224])
   begin, length = preprocess.center_window(tf.constant([100, 200]), (50, 100), 0.5)  # the input's shape
   assert (begin.numpy().tolist(), length.numpy().tolist()) == ([25, 50], [50, 100])
   begin, length = preprocess.center_window(tf.constant([1, 3]), (8, 8))
   assert (begin.numpy().tolist(), length.numpy().tolist()) == ([0, 1], [1, 1])
+  begin, length = preprocess.center_window(tf.constant([7, 9]), (8, 8), 1.0)
+  assert (begin.numpy().tolist(), length.numpy().tolist()) == ([0, 1], [7, 7])
+
+
+def test_middle_crop_as_model_garden():
+  ops = pytest.importorskip("official.vision.ops.preprocess_ops", reason="Model Garden is not installed")
+  for size in ((256, 256), (333, 500), (500, 375), (101, 97), (348, 464), (64, 300)):
+    pixels = tf.constant(smooth_image(*size))
+    begin, length = preprocess.center_window(tf.constant(size), (224, 224))
+    window = pixels[begin[0] : begin[0] + length[0], begin[1] : begin[1] + length[1]]
+    np.testing.assert_array_equal(window, ops.center_crop_image(pixels))
+    theirs = ops.normalize_image(tf.image.resize(ops.center_crop_image(pixels), (224, 224)) / 255)
+    np.testing.assert_allclose(preprocess.preprocess_crop(pixels, (224, 224)), theirs, atol=1e-4)
 
 
 def test_evaluation_pixels_by_hand(tmp_path):
@@ -174,7 +187,7 @@ def test_windows_have_the_distribution_of_the_protocol():
 def test_window_in_the_middle_where_none_fits():
   """A strip: no window of 8 % of its area has an allowed shape."""
   begin, length = draws((30, 900), 20)
-  assert (length == 26).all() and (begin == [2, 437]).all()
+  assert (length == 26).all() and (begin == [1, 436]).all()
   _, length = draws((60, 80), 50, area=(0.24, 0.26), ratio=(1.0, 1.0))
   assert (np.abs(length - (0.25 * 60 * 80) ** 0.5) <= 1).all()
 
