@@ -13,8 +13,11 @@ from PIL import Image
 from spinenet_tf.errors import UserError
 from spinenet_tf.models.naming import variable_tree
 from spinenet_tf.models.retinanet import build_retinanet
-from spinenet_tf.predict import find_images, output_names, predict
+from spinenet_tf.predict import make_report, predict
+from spinenet_tf.serving.classifier import Classes
 from spinenet_tf.serving.detector import Detections
+from spinenet_tf.serving.image_files import find_images, output_names
+from spinenet_tf.serving.reports import FoundObjects, LikelyClasses
 
 
 def detector(image):
@@ -38,7 +41,7 @@ def test_all_good_pictures_are_done_and_bad_ones_counted(pictures, tmp_path, cap
   output = tmp_path / "out"
   images = find_images([pictures], output)
   assert [str(p.relative_to(pictures)) for p in images] == ["a.png", "b.JPG", "broken.jpg", "more/a.jpg"]
-  assert predict(detector, images, output) == 1
+  assert predict(FoundObjects(detector), images, output) == 1
   said = capsys.readouterr()
   assert "2 objects (2 cat)" in said.out and "broken.jpg" in said.err and "1 of 4 files" in said.err
   report = json.loads((output / "detections.json").read_text())
@@ -81,7 +84,64 @@ def test_no_paths_and_bad_output(tmp_path):
     find_images([], "out")
   (tmp_path / "file").write_text("")
   with pytest.raises(UserError, match="cannot be made"):
-    predict(detector, [], pathlib.Path(tmp_path / "file"))
+    predict(FoundObjects(detector), [], pathlib.Path(tmp_path / "file"))
+
+
+class Classifier:
+  """Takes green for a frog; the features are the mean colour."""
+
+  def classes_and_features(self, images):
+    features = self.features(images)
+    return [Classes(np.array([7, 9]), np.array([0.75, 0.0004]), ("frog", "toad"))] * len(features), features
+
+  def features(self, images):
+    return np.reshape([image.mean((0, 1)) for image in images], (-1, 3)).astype(np.float32)
+
+
+def test_classes_and_features(pictures, tmp_path, capsys):
+  output = tmp_path / "out"
+  report = LikelyClasses(Classifier(), tmp_path / "new" / "vectors.npy")
+  assert predict(report, find_images([pictures], output), output) == 1
+  said = capsys.readouterr()
+  assert "frog 75%, toad <0.1%" in said.out and "broken.jpg" in said.err and "float32[3, 3] features" in said.out
+  told = json.loads((output / "classes.json").read_text())
+  assert [r["picture"] for r in told["images"]] == ["a.jpg", "b.jpg", "a_2.jpg"]
+  assert (told["images"][0]["names"], told["images"][0]["classes"]) == (["frog", "toad"], [7, 9])
+  assert [f["file"] for f in told["failed"]] == [str(pictures / "broken.jpg")]
+  names = sorted(p.name for p in output.iterdir())
+  assert names == ["a.jpg", "a_2.jpg", "b.jpg", "classes.json", "overview.jpg"]
+  assert Image.open(output / "a.jpg").size[1] > 240  # enlarged to 320 x 240, with lines below
+  features = np.load(tmp_path / "new" / "vectors.npy")
+  np.testing.assert_allclose(features, [[90, 200, 90]] * 3, atol=2)
+  beside = json.loads((tmp_path / "new" / "vectors.json").read_text())
+  assert beside["files"] == [r["file"] for r in told["images"]] and beside["shape"] == [3, 3]
+
+
+def test_features_of_no_readable_picture(pictures, tmp_path):
+  report = LikelyClasses(Classifier(), tmp_path / "vectors.npy")
+  assert predict(report, [pictures / "broken.jpg"], tmp_path / "out") == 1
+  assert np.load(tmp_path / "vectors.npy").shape == (0, 3)
+
+
+def test_no_features_unless_asked_for(pictures, tmp_path):
+  assert predict(LikelyClasses(Classifier()), [pictures / "a.png"], tmp_path / "out") == 0
+  assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.jpg", "classes.json"]
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.txt", "must end in .npy"), ("file/a.npy", "cannot be made")])
+def test_bad_places_for_features(tmp_path, name, text):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(UserError, match=text):
+    LikelyClasses(Classifier(), tmp_path / name)
+
+
+def test_flags_of_the_other_task(tmp_path):
+  (tmp_path / "model.json").write_text(json.dumps({"format": 1, "task": "classification"}))
+  with pytest.raises(UserError, match="run of classification, for which --score_threshold means nothing"):
+    make_report(tmp_path, score_threshold=0.0)
+  (tmp_path / "model.json").write_text(json.dumps({"format": 1, "task": "retinanet"}))
+  with pytest.raises(UserError, match="run of retinanet, for which --top, --features means nothing"):
+    make_report(tmp_path, top=3, features="a.npy")
 
 
 @pytest.mark.slow

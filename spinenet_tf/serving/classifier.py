@@ -129,6 +129,11 @@ class ImageClassifier:
     """
     return self._run(images)[1]
 
+  def classes_and_features(self, images: Picture | Sequence[Picture]) -> tuple[list[Classes], np.ndarray]:
+    """Returns what a call and `features` do, N of each, from one pass through the network."""
+    probabilities, features = self._run(images)
+    return [self._classes(row) for row in probabilities], features
+
   def _run(self, images: Picture | Sequence[Picture]) -> tuple[np.ndarray, np.ndarray]:
     """Returns probabilities float32[N, K] and features float32[N, C]."""
     pictures = [images] if is_single(images) else list(images)

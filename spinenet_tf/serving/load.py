@@ -64,6 +64,17 @@ def load(path: str | os.PathLike, *, fold: bool = True, **settings: Any) -> Dete
     raise UserError(f"a run of {run['task']} cannot be loaded with {sorted(settings)}: {error}") from error
 
 
+def task_of_run(path: str | os.PathLike) -> str:
+  """Returns what a run was trained for: "retinanet" or "classification".
+
+  Args:
+    path: as in `load`.
+
+  Raises: UserError when there is no such run.
+  """
+  return RunDirectory(find_run(path), writes=False).read_model().get("task")
+
+
 def find_run(path: str | os.PathLike) -> pathlib.Path:
   """Returns the run directory that a path is, or lies in.
 

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from spinenet_tf.errors import UserError
+from spinenet_tf.visualize.picture import as_picture, fit, shorten
 
 Box = tuple[float, float, float, float]
 _GOLDEN = 0.6180339887498949
@@ -56,7 +57,7 @@ def draw(
 
   Raises: UserError when the image is no uint8 picture or lengths differ.
   """
-  picture = _picture(image)
+  picture = as_picture(image)
   zoom = max(1.0, min_size / max(picture.size))
   if zoom > 1:
     picture = picture.resize([round(zoom * s) for s in picture.size], Image.Resampling.BICUBIC)
@@ -91,14 +92,11 @@ def grid(
 
   Raises: UserError when there is no image.
   """
-  pictures = [_picture(image) for image in images]
+  pictures = [as_picture(image) for image in images]
   if not pictures:
     raise UserError("a grid needs at least one image")
   if tile is not None:
-    for i, picture in enumerate(pictures):
-      zoom = min(tile[1] / picture.width, tile[0] / picture.height)
-      size = [max(1, round(zoom * s)) for s in picture.size]
-      pictures[i] = picture.resize(size, Image.Resampling.BICUBIC)
+    pictures = [fit(picture, *tile) for picture in pictures]
   height, width = tile or (max(p.height for p in pictures), max(p.width for p in pictures))
   columns = min(columns or math.ceil(math.sqrt(len(pictures))), len(pictures))
   rows = math.ceil(len(pictures) / columns)
@@ -108,19 +106,6 @@ def grid(
     left, top = column * (width + gap), row * (height + gap)
     sheet.paste(picture, (left + (width - picture.width) // 2, top + (height - picture.height) // 2))
   return sheet
-
-
-def _picture(image: np.ndarray | Image.Image) -> Image.Image:
-  """A copy in RGB."""
-  if isinstance(image, Image.Image):
-    return image.convert("RGB").copy()
-  array = np.asarray(image)
-  if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3) or not array.size:
-    raise UserError(
-      f"an image of {array.dtype}{list(array.shape)} cannot be drawn on; give uint8[H, W, 3], RGB from 0 to 255 "
-      "(data.preprocess.denormalize turns network input back)"
-    )
-  return Image.fromarray(np.ascontiguousarray(array)).convert("RGB")
 
 
 def _marks(source: Any, zoom: float, threshold: float) -> list[tuple[Box, str, int]]:
@@ -160,7 +145,7 @@ def _draw_marks(picture: Image.Image, marks: list[tuple[Box, str, int]], *, dash
       clipped.append((box, label, class_id))
   placed: list[tuple[Box, str, int]] = []
   for box, label, class_id in clipped if labels else ():
-    text = _shorten(label, font, width - 4 * line)
+    text = shorten(label, font, width - 4 * line)
     place = _place(pen.textbbox((0, 0), text, font=font), box, picture.size, line, [p[0] for p in placed])
     if place is not None:
       placed.append((place, text, class_id))
@@ -188,16 +173,6 @@ def _outline(pen: ImageDraw.ImageDraw, box: Box, fill: tuple[int, int, int], lin
   for y in np.arange(top, bottom, 2 * step):
     for x in (left, max(left, right - line + 1)):
       pen.rectangle((x, y, x + line - 1, min(y + step, bottom)), fill=fill)
-
-
-def _shorten(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-  """The text, or as much of it as fits with an ellipsis."""
-  if font.getlength(text) <= width:
-    return text
-  kept = len(text)
-  while kept > 0 and font.getlength(text[:kept] + "…") > width:
-    kept -= 1
-  return text[:kept] + "…" if kept else ""
 
 
 def _place(extent: Box, box: Box, size: tuple[int, int], line: int, taken: list[Box]) -> Box | None:
