@@ -2,7 +2,7 @@
 
 Names that files can bind: `data.*`, `schedule.*`, `train.*`; `model.*`, `loss.*`, `detection.*` for RetinaNet, or with
 `train.task = 'classification'` `classifier.*`, `classifier_loss.*`; and the parameters of
-optimizers, which `train.optimizer` refers to: `@sgd`, `@adam`, `@rmsprop`, and with tensorflow-addons `@tfa.LAMB` and
+optimizers, which `train.optimizer` refers to: `@sgd`, `@adam`, `@rmsprop`, `@lars`, and with tensorflow-addons `@tfa.LAMB` and
 its like. The fields are those of the classes in `training.settings` and of `training.schedules.Schedule`.
 `model.architecture` may be `@scaled()` or `@damaged()`, whose parameters are those of the functions in `backbones.edit`.
 """
@@ -44,7 +44,7 @@ _EDITS = {"scaled": edit.scaled, "damaged": edit.damaged}
 for _name, _edit in _EDITS.items():
   gin.external_configurable(_edit, name=_name)
 
-for _optimizer in (optimizers.sgd, optimizers.adam, optimizers.rmsprop):
+for _optimizer in (optimizers.sgd, optimizers.adam, optimizers.rmsprop, optimizers.lars):
   gin.external_configurable(_optimizer)
 
 ADDONS = ("LAMB", "LazyAdam", "RectifiedAdam", "NovoGrad", "Yogi", "AdaBelief", "AdamW", "SGDW")
@@ -217,7 +217,7 @@ def _hint(message: str) -> str:
   if "No configurable matching" in message:
     if "tfa" in message and not _HAS_ADDONS:
       return "; tensorflow-addons cannot be used here: it needs TensorFlow 2.15 and Python below 3.12"
-    return f"; known: {', '.join(sorted(_PARTS))}, the optimizers sgd, adam, rmsprop, and scaled and damaged"
+    return f"; known: {', '.join(sorted(_PARTS))}, the optimizers sgd, adam, rmsprop, lars, and scaled and damaged"
   part = re.match(r"Configurable '(\w+)' doesn't have a parameter", message)
   if part and part[1] in _PARTS:
     return f"; {part[1]} has: {', '.join(_PARTS[part[1]].__dataclass_fields__)}"

@@ -36,6 +36,33 @@ def rmsprop(learning_rate: Rate, rho: float = 0.9, momentum: float = 0.9, epsilo
   return keras.optimizers.legacy.RMSprop(learning_rate, rho=rho, momentum=momentum, epsilon=epsilon)
 
 
+def lars(
+  learning_rate: Rate, momentum: float = 0.9, eeta: float = 0.001, nesterov: bool = False, classic_momentum: bool = True
+) -> Optimizer:
+  """Returns LARS, for batches of many thousands; Model Garden's.  [You et al. 2017]
+
+  The step of each kernel is scaled to `eeta` times its norm. Biases and batch normalisations are not scaled. Weight decay
+  is `train.weight_decay`, which is part of the gradient by then.
+
+  Args:
+    learning_rate: of the scaled step; much larger than for SGD, as `eeta` makes the step small.
+    momentum: of the velocity.
+    eeta: the trust coefficient.
+    nesterov: whether the step looks ahead.
+    classic_momentum: whether the velocity sums scaled steps; else it sums gradients, and the step is scaled after.
+  """
+  from official.modeling.optimization.lars import LARS  # takes seconds to import
+
+  return LARS(
+    learning_rate,
+    momentum=momentum,
+    eeta=eeta,
+    nesterov=nesterov,
+    classic_momentum=classic_momentum,
+    exclude_from_layer_adaptation=[r"(bias|gamma|beta)(:0)?$"],
+  )
+
+
 def with_loss_scale(optimizer: Optimizer, precision: str) -> Optimizer:
   """Returns the optimizer, under dynamic loss scaling when the precision is "mixed_float16"."""
   if precision == "mixed_float16":

@@ -80,6 +80,13 @@ def test_a_mistyped_parameter_on_the_command_line():
     configs.parse(["demo.gin"], ["data.bacth=3"])
 
 
+def test_lars_binds():
+  configs.parse(["classification/spinenet49_imagenet.gin"], ["train.optimizer=@lars", "lars.eeta=0.002"])
+  optimizer = configs.experiment().train.optimizer(learning_rate=lambda: 0.1)
+  configs.check_unused()
+  assert (type(optimizer).__name__, optimizer.eeta, optimizer.momentum) == ("LARS", 0.002, 0.9)
+
+
 @pytest.mark.skipif(not configs._HAS_ADDONS, reason="tensorflow-addons does not import here: it needs TensorFlow 2.15")
 def test_optimizers_of_addons_bind():
   configs.parse(["demo.gin"], ["train.optimizer=@tfa.LAMB", "tfa.LAMB.weight_decay=0.01"])

@@ -68,3 +68,16 @@ def test_loss_scaling_is_for_float16_only():
 def test_an_optimizer_instance_is_refused():
   with pytest.raises(UserError, match="@sgd"):
     optimizers.check("sgd")
+
+
+@pytest.mark.parametrize("classic", [True, False])
+def test_lars_scales_kernels_by_their_norm_and_nothing_else(classic):
+  rate = lambda: tf.constant(0.5)  # noqa: E731
+  lars = optimizers.lars(rate, classic_momentum=classic)
+  kernel, gamma = tf.Variable([3.0, 4.0], name="a/conv/kernel"), tf.Variable([3.0, 4.0], name="a/norm/gamma")
+  lars._create_all_weights([kernel, gamma])
+  gradient = tf.constant([6.0, 8.0])
+  lars.apply_gradients([(gradient, kernel), (gradient, gamma)], experimental_aggregate_gradients=False)
+  # Kernel: norm 5, gradient's 10, so 0.5 * (0.001 * 5 / 10) * gradient.
+  np.testing.assert_allclose(kernel, [3 - 0.0015, 4 - 0.002], rtol=1e-6)
+  np.testing.assert_allclose(gamma, [0, 0], atol=1e-6)
