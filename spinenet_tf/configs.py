@@ -10,6 +10,7 @@ its like. The fields are those of the classes in `training.settings` and of `tra
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import inspect
 import logging
@@ -44,8 +45,17 @@ _EDITS = {"scaled": edit.scaled, "damaged": edit.damaged}
 for _name, _edit in _EDITS.items():
   gin.external_configurable(_edit, name=_name)
 
-for _optimizer in (optimizers.sgd, optimizers.adam, optimizers.rmsprop, optimizers.lars):
+for _optimizer in (optimizers.sgd, optimizers.adam, optimizers.rmsprop):
   gin.external_configurable(_optimizer)
+
+
+@gin.configurable
+@functools.wraps(optimizers.lars)
+def lars(*args, **kwargs):
+  """Calls `optimizers.lars` unlocked, as Model Garden adds configurables of its own when it is imported."""
+  with gin.unlock_config():
+    return optimizers.lars(*args, **kwargs)
+
 
 ADDONS = ("LAMB", "LazyAdam", "RectifiedAdam", "NovoGrad", "Yogi", "AdaBelief", "AdamW", "SGDW")
 

@@ -106,3 +106,47 @@ def test_the_demo_in_small(tmp_path):
     assert result.returncode == 0, result.stdout[-1500:] + result.stderr[-1500:]
   assert names == ["prepare", "train", "evaluate", "predict"]
   assert (tmp_path / "pictures" / "overview.jpg").is_file()
+
+
+@pytest.mark.slow
+def test_python_block_of_classification_runs(tmp_path, monkeypatch, capsys):
+  from spinenet_tf.serving.classifier import ImageClassifier
+
+  (use,) = _blocks(ROOT / "docs" / "classify.md", "python")
+  model = st.build_classifier("49S", num_classes=2, input_size=(96, 96))
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(
+    "spinenet_tf.serving.load.load",
+    lambda path: ImageClassifier(model, [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]),
+  )
+  Image.fromarray(np.zeros((60, 90, 3), np.uint8)).save("picture.jpg")
+  names: dict = {}
+  exec(use, names)
+  assert sorted(line.split(":")[0] for line in capsys.readouterr().out.splitlines()) == ["a", "b"]
+  assert names["vectors"].shape[0] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.commands
+def test_the_classification_walk_through_in_small(tmp_path):
+  """The commands of docs/classify.md from photos to predictions, on few photos and for a few steps."""
+  for split in ("train", "val"):
+    for i, name in enumerate(("apple", "plum")):
+      folder = tmp_path / "photos" / split / name
+      folder.mkdir(parents=True)
+      for number in range(2):
+        Image.new("RGB", (60, 50), (200 - 120 * i, 40, 60 + 100 * number)).save(folder / f"{number}.jpg")
+  small = {"train": [f"--gin_file={ROOT}/experiments/overlays/tiny_cpu_classification.gin"]}
+  commands = [command for page, command in COMMANDS if page == "classify.md" and "/imagenet" not in command]
+  done = []
+  for command in commands:
+    words = shlex.split(command)
+    done.append(words[2].split(".")[1])
+    words = [word.replace("--gin_file=experiments/", f"--gin_file={ROOT}/experiments/") for word in words[1:]]
+    result = subprocess.run(
+      [sys.executable, *words, *small.get(done[-1], [])], capture_output=True, text=True, cwd=tmp_path, timeout=900
+    )
+    assert result.returncode == 0, result.stdout[-1500:] + result.stderr[-1500:]
+  assert done == ["prepare", "prepare", "train", "evaluate", "predict", "predict"]
+  assert np.load(tmp_path / "pictures" / "features.npy").shape[0] == 4
+  assert (tmp_path / "runs/fruit/eval/confusion.png").is_file()

@@ -1,6 +1,8 @@
 """Files and bindings to experiments, and what is said about mistakes in them."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -80,11 +82,18 @@ def test_a_mistyped_parameter_on_the_command_line():
     configs.parse(["demo.gin"], ["data.bacth=3"])
 
 
-def test_lars_binds():
-  configs.parse(["classification/spinenet49_imagenet.gin"], ["train.optimizer=@lars", "lars.eeta=0.002"])
-  optimizer = configs.experiment().train.optimizer(learning_rate=lambda: 0.1)
-  configs.check_unused()
-  assert (type(optimizer).__name__, optimizer.eeta, optimizer.momentum) == ("LARS", 0.002, 0.9)
+@pytest.mark.slow
+def test_lars_binds(root):
+  """In a process of its own, where nothing has imported Model Garden before."""
+  code = """
+from spinenet_tf import configs
+configs.parse(["classification/spinenet49_imagenet.gin"], ["train.optimizer=@lars", "lars.eeta=0.002"])
+optimizer = configs.experiment().train.optimizer(learning_rate=lambda: 0.1)
+configs.check_unused()
+print(type(optimizer).__name__, optimizer.eeta, optimizer.momentum)
+"""
+  done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=300)
+  assert done.stdout.split() == ["LARS", "0.002", "0.9"], done.stderr
 
 
 @pytest.mark.skipif(not configs._HAS_ADDONS, reason="tensorflow-addons does not import here: it needs TensorFlow 2.15")
