@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from spinenet_tf.compat import keras
 from spinenet_tf.layers.convolution import Convolution
+from spinenet_tf.layers.initializers import FAN_IN, ZEROS
 from spinenet_tf.layers.style import ConvStyle
 
 
@@ -30,7 +31,13 @@ class _Unit(keras.layers.Layer):
 
   def _conv_arguments(self) -> dict:
     padding = "valid" if self._pads else "same"
-    return {"strides": self.strides, "padding": padding, "use_bias": not self._has_norm, "name": "conv"}
+    return {
+      "strides": self.strides,
+      "padding": padding,
+      "use_bias": not self._has_norm,
+      "bias_initializer": ZEROS,
+      "name": "conv",
+    }
 
   @tf.autograph.experimental.do_not_convert
   def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
@@ -83,8 +90,7 @@ class ConvNorm(_Unit):
   ):
     super().__init__(kernel_size, strides, activate, normalize, style, **kwargs)
     self.filters = filters
-    initializer = keras.initializers.VarianceScaling()
-    self.conv = Convolution(filters, kernel_size, kernel_initializer=initializer, **self._conv_arguments())
+    self.conv = Convolution(filters, kernel_size, kernel_initializer=FAN_IN, **self._conv_arguments())
     self.norm = self.style.norm() if self._has_norm else None
 
   def get_config(self) -> dict:

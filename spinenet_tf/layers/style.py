@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from spinenet_tf.compat import keras
 from spinenet_tf.errors import UserError
+from spinenet_tf.layers.initializers import ONES, ZEROS
 
 ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {"relu": tf.nn.relu, "swish": tf.nn.silu}
 PADDINGS = ("symmetric", "same")
@@ -67,6 +68,10 @@ class ConvStyle:
       momentum=self.norm_momentum,
       epsilon=self.norm_epsilon,
       synchronized=self.synchronized,
+      beta_initializer=ZEROS,
+      gamma_initializer=ONES,
+      moving_mean_initializer=ZEROS,
+      moving_variance_initializer=ONES,
       name=name,
       **kwargs,
     )
