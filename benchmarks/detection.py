@@ -3,8 +3,9 @@
   python -m benchmarks.detection [--model=spinenet49] [--size=640] [--rounds=7]
 
 Both run in one process, in turn, with the same weights on the same 480 x 640 uint8 picture: resize, normalise, pad,
-network, decode, NMS. Ours is what `st.load` makes of a run: batch norms folded, convolutions as on every CPU. Once with an untrained class bias, so that hardly a box exceeds the score threshold, and once with
-one that lets about a hundredth of all (anchor, class) pairs through, more than a trained network does.
+network, decode, NMS. Ours is what `st.load` makes of a run: batch norms folded, convolutions as on every CPU. Once with an
+untrained class bias, so that hardly a box exceeds the score threshold, and once with one that lets about a hundredth of all
+(anchor, class) pairs through, more than a trained network does.
 """
 
 from __future__ import annotations
