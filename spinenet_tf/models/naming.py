@@ -31,8 +31,13 @@ def variable_tree(model: keras.Model) -> tf.Module:
 
   For `tf.train.Checkpoint(model=variable_tree(model))`.
   """
+  return tree_of(named_variables(model))
+
+
+def tree_of(variables: dict[str, tf.Variable]) -> tf.Module:
+  """Returns variables by name as such a tree."""
   root = tf.Module()
-  for name, variable in named_variables(model).items():
+  for name, variable in variables.items():
     *scopes, leaf = name.split("/")
     node = root
     for scope in scopes:

@@ -16,9 +16,11 @@ import tensorflow as tf
 from spinenet_tf.compat import keras
 from spinenet_tf.errors import UserError
 from spinenet_tf.models.naming import named_variables, variable_tree
+from spinenet_tf.training.average import Average
 from spinenet_tf.training.strategy import Worker
 
 LATEST, BEST = "checkpoints", "best"
+_AVERAGE = "average/"
 _SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 Weights = Mapping[str, np.ndarray]
 
@@ -35,6 +37,7 @@ class Checkpoints:
     optimizer: with its slots.
     global_step: of the run.
     keep: how many of the latest stay.
+    average: of the weights, saved beside them.
     worker: all workers save, as some variables live on all of them; only the chief's files are kept.
   """
 
@@ -47,11 +50,14 @@ class Checkpoints:
     *,
     keep: int = 3,
     worker: Worker | None = None,
+    average: Average | None = None,
   ):
     worker = worker or Worker()
     self._directory = pathlib.Path(directory)
     tree = variable_tree(model)
-    self._all = tf.train.Checkpoint(model=tree, optimizer=optimizer, global_step=global_step)
+    averaged = {"average": average.tree} if average else {}
+    self._all = tf.train.Checkpoint(model=tree, optimizer=optimizer, global_step=global_step, **averaged)
+    self._averages = average is not None
     self._weights = tf.train.Checkpoint(model=tree, global_step=global_step)
     self._step = global_step
     self._is_chief = worker.is_chief
@@ -68,6 +74,12 @@ class Checkpoints:
     path = tf.train.latest_checkpoint(str(self._directory / LATEST))
     if path is None:
       return None
+    if self._averages != _has_average(path):
+      now, then = ("set", "off") if self._averages else ("off", "set")
+      raise UserError(
+        f"train.ema is {now}, and was {then} when {path} was saved; leave it as it was, or give another --model_dir and set "
+        "train.initial_checkpoint to this run"
+      )
     with _explained(f"cannot read checkpoint {path}", "remove it, and the run resumes from the one before"):
       self._all.restore(path).assert_existing_objects_matched()
     self._saved_step = int(self._step.numpy())
@@ -188,15 +200,22 @@ def restore_weights(model: keras.Model, prefix: str, convert: Callable[[Weights]
 
 
 def read_weights(prefix: str) -> Weights:
-  """Returns the model's weights in a checkpoint, by variable name.
+  """Returns the model's weights in a checkpoint, by variable name; their average where the run kept one.
 
   Raises: UserError when the file cannot be read.
   """
   with _explained(f"cannot read checkpoint {prefix}", "give another one"):
     reader = tf.train.load_checkpoint(prefix)
-    keys = [k for k in reader.get_variable_to_shape_map() if k.startswith("model/") and k.endswith(_SUFFIX)]
-    keys = [k for k in keys if "/.OPTIMIZER_SLOT" not in k]
-    return {k[len("model/") : -len(_SUFFIX)]: reader.get_tensor(k) for k in keys}
+    keys = [k for k in reader.get_variable_to_shape_map() if k.endswith(_SUFFIX) and "/.OPTIMIZER_SLOT" not in k]
+    places = {}
+    for root in ("model/", _AVERAGE):  # the later one wins
+      places |= {k[len(root) : -len(_SUFFIX)]: k for k in keys if k.startswith(root)}
+    return {name: reader.get_tensor(key) for name, key in places.items()}
+
+
+def _has_average(prefix: str) -> bool:
+  with _explained(f"cannot read checkpoint {prefix}", "remove it, and the run resumes from the one before"):
+    return any(name.startswith(_AVERAGE) for name, _ in tf.train.list_variables(prefix))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -119,8 +119,10 @@ class Loop:
     if self._setup.evaluator is None:
       return
     begin = time.perf_counter()
-    metrics = self._controller.evaluate(steps=-1)
-    is_best = self._setup.checkpoints.save_best(metrics, self._setup.task.key_metric)
+    average = self._setup.step.average
+    with average.in_place() if average else contextlib.nullcontext():
+      metrics = self._controller.evaluate(steps=-1)
+      is_best = self._setup.checkpoints.save_best(metrics, self._setup.task.key_metric)
     if self._setup.run.writes:
       self._setup.evaluator.scores.save(str(self._setup.run.path / "eval"))
     self._progress.report_evaluation(self._setup.global_step, metrics, time.perf_counter() - begin, is_best)

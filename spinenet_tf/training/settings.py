@@ -252,6 +252,8 @@ class RunSettings:
     clip_norm: largest global norm of the gradient; 0 does not clip.  [10 in the authors' RetinaNet configs]
     weight_decay: of kernels, see `optimizers.l2_loss`.
     optimizer: function from a learning rate to a Keras legacy optimizer.
+    ema: decay of a moving average of the weights, such as 0.9999, which is then what is evaluated and kept as the best;
+      0 keeps none.
     seed: of initial weights, data order, augmentation and random layers.
     initial_checkpoint: a run directory, its best/, or a checkpoint, from which weights of equal name and shape are
       taken when the run starts; a run that resumes does not read it.
@@ -274,6 +276,7 @@ class RunSettings:
   clip_norm: float = 10.0
   weight_decay: float = 4e-5
   optimizer: Callable[..., optimizers.Optimizer] = optimizers.sgd
+  ema: float = 0.0
   seed: int = 0
   initial_checkpoint: str | None = None
   freeze: tuple[str, ...] = ()
@@ -291,6 +294,8 @@ class RunSettings:
       value = getattr(self, name)
       if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
         raise UserError(f"train.{name} is {value!r}; it must be a number from 0 on, 0 turns it off")
+    if isinstance(self.ema, bool) or not (isinstance(self.ema, (int, float)) and 0 <= self.ema < 1):
+      raise UserError(f"train.ema is {self.ema!r}; it must be a decay below 1, such as 0.9999, or 0 for no average")
     if self.keep_checkpoints < 1:
       raise UserError(f"train.keep_checkpoints is {self.keep_checkpoints}; it must be at least 1")
     if isinstance(self.freeze, str):

@@ -11,6 +11,7 @@ import tensorflow as tf
 from spinenet_tf.compat import keras
 from spinenet_tf.errors import UserError
 from spinenet_tf.training import checkpoints, checks, inputs, optimizers, strategy
+from spinenet_tf.training.average import Average
 from spinenet_tf.training.freeze import freeze
 from spinenet_tf.training.run_directory import RunDirectory
 from spinenet_tf.training.schedules import LearningRate, steps_per_epoch, to_steps
@@ -109,6 +110,7 @@ def build(experiment: Experiment, model_dir: str | os.PathLike) -> Setup:
     variables = freeze(model, train.freeze)
     global_step = orbit.utils.create_global_step()
     optimizer = optimizers.with_loss_scale(train.optimizer(learning_rate=rate.of(global_step)), train.precision)
+    average = Average(model, train.ema) if train.ema else None
     step = TrainStep(
       model,
       task.objective(data.num_classes),
@@ -120,9 +122,14 @@ def build(experiment: Experiment, model_dir: str | os.PathLike) -> Setup:
       weight_decay=train.weight_decay,
       seed=train.seed,
       accumulation=train.accumulation,
+      average=average,
     )
-    saved = checkpoints.Checkpoints(run.path, model, optimizer, global_step, keep=train.keep_checkpoints, worker=worker)
+    saved = checkpoints.Checkpoints(
+      run.path, model, optimizer, global_step, keep=train.keep_checkpoints, worker=worker, average=average
+    )
     notes = _initialise(model, saved, train.initial_checkpoint)
+    if average and not int(global_step.numpy()):
+      average.reset()
   notes += task.notes(data, model)
   evaluator = None
   if data.eval_pattern is not None:

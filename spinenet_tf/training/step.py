@@ -10,6 +10,7 @@ from spinenet_tf.compat import keras
 from spinenet_tf.layers.dropblock import dropblock_strength
 from spinenet_tf.layers.random_seed import step_seed
 from spinenet_tf.training import optimizers
+from spinenet_tf.training.average import Average
 from spinenet_tf.training.tasks.base import Objective
 
 
@@ -27,6 +28,7 @@ class TrainStep:
     weight_decay: factor of the L2 loss.
     seed: of the random layers.
     accumulation: batches in one step.
+    average: of the weights, moved along at each step.
   """
 
   def __init__(
@@ -42,11 +44,12 @@ class TrainStep:
     weight_decay: float,
     seed: int = 0,
     accumulation: int = 1,
+    average: Average | None = None,
   ):
     self.model, self.objective, self.optimizer = model, objective, optimizer
     self.variables, self.global_step = list(variables), global_step
     self.total_steps, self.clip_norm, self.weight_decay = total_steps, clip_norm, weight_decay
-    self.seed, self.accumulation = seed, accumulation
+    self.seed, self.accumulation, self.average = seed, accumulation, average
     optimizer._create_all_weights(self.variables)  # slots exist before a checkpoint is restored
 
   @property
@@ -91,6 +94,8 @@ class TrainStep:
     gradients = optimizers.add_l2_gradients(gradients, self.variables, self.weight_decay)
     gradients, norm = optimizers.clip(gradients, self.clip_norm)
     self.optimizer.apply_gradients(zip(gradients, self.variables), experimental_aggregate_gradients=False)
+    if self.average:
+      self.average.update(self.global_step.read_value())
     self.global_step.assign_add(1)
     *parts, total = tf.unstack(losses)
     return tf.stack([*parts, l2, total + l2, norm])

@@ -28,15 +28,19 @@ def main(data: str, model_dir: str, replicas: str, accumulation: str = "1", prec
       accumulation=int(accumulation),
       precision=precision,
       weight_decay=0.01,
+      ema=0.9,
     ),
   )
   ready = setup.build(experiment, model_dir)
   assert ready.strategy.num_replicas_in_sync == int(replicas)
   trainer = Trainer(ready.strategy, ready.step, lambda: ready.task.train_on(ready.strategy, ready.inputs, 0))
   lines = [trainer.train(tf.constant(1)) for _ in range(3)]
-  ready.evaluator.evaluate(tf.constant(-1))
+  own = ready.model.get_weights()
+  with ready.step.average.in_place():
+    ready.evaluator.evaluate(tf.constant(-1))
+    behind = float(tf.linalg.global_norm([a - b for a, b in zip(own, ready.model.get_weights())]))
   ready.checkpoints.save()
-  print(json.dumps({"losses": lines, "seen": ready.evaluator.scores.num_seen}))
+  print(json.dumps({"losses": lines, "seen": ready.evaluator.scores.num_seen, "average_behind": behind}))
 
 
 if __name__ == "__main__":

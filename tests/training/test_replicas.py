@@ -24,6 +24,7 @@ def test_one_and_two_replicas_agree(root, shapes, tmp_path):
   for ours, theirs in zip(one["losses"], two["losses"]):
     for key in ("cls", "box", "l2", "total", "gradient_norm"):
       assert theirs[key] == pytest.approx(ours[key], rel=5e-3), key
+  assert two["average_behind"] == pytest.approx(one["average_behind"], rel=0.05) and one["average_behind"] > 1e-3
 
 
 @pytest.mark.slow
