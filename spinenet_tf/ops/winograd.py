@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
+WIDEST = 512  # filters computed at once, which bounds the memory for the 819 outputs of 91 classes and 9 anchors
 TILE = 4  # side of a square of the result; of the input 2 more
 
 # The one-dimensional transforms, interpolation points 0, 1, -1, 2, -2, infinity; in two dimensions their Kronecker squares.
@@ -73,18 +74,28 @@ def conv2d(features: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
   @tf.custom_gradient
   def convolve(features: tf.Tensor, kernel: tf.Tensor):
     def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-      turned = tf.transpose(kernel[::-1, ::-1], [0, 1, 3, 2])
-      return _convolve(upstream, turned), _kernel_gradient(features, upstream)
+      # One after the other, and each transformed kernel only when it is needed: memory is largest here.
+      with tf.control_dependencies([upstream]):
+        turned = tf.transpose(tf.identity(kernel)[::-1, ::-1], [0, 1, 3, 2])
+      inputs = _convolve(upstream, turned)
+      with tf.control_dependencies([inputs]):
+        return inputs, _kernel_gradient(features, upstream)
 
     return _convolve(features, kernel), gradient
 
-  return convolve(tf.convert_to_tensor(features), tf.convert_to_tensor(kernel))
+  features, kernel = tf.convert_to_tensor(features), tf.convert_to_tensor(kernel)
+  parts = -(-kernel.shape[3] // WIDEST)
+  if parts == 1:
+    return convolve(features, kernel)
+  widths = [kernel.shape[3] // parts + (i < kernel.shape[3] % parts) for i in range(parts)]
+  return tf.concat([convolve(features, part) for part in tf.split(kernel, widths, axis=3)], axis=3)
 
 
 def _convolve(features: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
   height, width = features.shape[1:3]
   channels, filters = kernel.shape[2:]
-  points = tf.matmul(_KERNEL_TO_POINTS, tf.reshape(kernel, [9, channels * filters]))
+  with tf.control_dependencies([features]):
+    points = tf.matmul(_KERNEL_TO_POINTS, tf.reshape(kernel, [9, channels * filters]))
   products = tf.matmul(_to_points(features), tf.reshape(points, [POINTS, channels, filters]))
   squares = tf.matmul(_FROM_POINTS, tf.reshape(products, [POINTS, -1]))
   rows, columns = _squares(height), _squares(width)

@@ -38,6 +38,19 @@ def test_equals_the_direct_sum_with_gradients(size):
     _close(actual.numpy(), expected.numpy())
 
 
+def test_many_filters_are_computed_in_parts(monkeypatch):
+  monkeypatch.setattr(winograd, "WIDEST", 3)
+  features, kernel, upstream = _draw(1, 5, 6, 4), _draw(3, 3, 4, 7, seed=1), _draw(1, 5, 6, 7, seed=2)
+  found = []
+  for convolve in (winograd.conv2d, lambda x, k: tf.nn.conv2d(x, k, 1, "SAME")):
+    with tf.GradientTape() as tape:
+      tape.watch([features, kernel])
+      result = convolve(features, kernel)
+    found.append([result, *tape.gradient(result, [features, kernel], upstream)])
+  for actual, expected in zip(*found):
+    _close(actual.numpy(), expected.numpy())
+
+
 def test_batch_that_is_not_known():
   kernel = _draw(3, 3, 4, 4, seed=1)
   traced = tf.function(lambda x: winograd.conv2d(x, kernel), input_signature=[tf.TensorSpec([None, 6, 6, 4])])
