@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Callable
 
-import numpy as np
 import orbit
 import tensorflow as tf
 
 from spinenet_tf.evaluation.accuracy import AccuracyEvaluator
 from spinenet_tf.models.classifier import Classifier
 from spinenet_tf.training.inputs import Inputs
+from spinenet_tf.training.strategy import gather
 from spinenet_tf.visualize.confusion import draw_confusion
 
 FACTS = ("label", "source_id", "is_real")
@@ -57,15 +57,11 @@ class ClassificationEvaluator(orbit.AbstractEvaluator):
     for number, batch in enumerate(self._dataset):
       if number == int(num_steps):
         break
-      facts = {key: self._gather(batch[key]) for key in FACTS}
-      self._scores.update(self._gather(self._logits(batch["image"])), facts)
+      facts = {key: gather(self._strategy, batch[key]) for key in FACTS}
+      self._scores.update(gather(self._strategy, self._logits(batch["image"])), facts)
     result = self._scores.result()
     per_class = result.pop("per_class")
     return result | {f"class_top1/{name}": row["top1"] for name, row in per_class.items() if row["examples"]}
 
   def _predict(self, images: tf.Tensor) -> tf.Tensor:
     return self._model(images, training=False)["logits"]
-
-  def _gather(self, value: Any) -> np.ndarray:
-    """Joins what the replicas have, in order."""
-    return np.concatenate([part.numpy() for part in self._strategy.experimental_local_results(value)])

@@ -15,6 +15,7 @@ from spinenet_tf.models.retinanet import RetinaNet
 from spinenet_tf.ops import nms
 from spinenet_tf.training.inputs import Inputs
 from spinenet_tf.training.settings import DetectionSettings
+from spinenet_tf.training.strategy import gather
 from spinenet_tf.visualize.boxes import draw
 
 
@@ -67,8 +68,8 @@ class DetectionEvaluator(orbit.AbstractEvaluator):
     for number, batch in enumerate(self._dataset):
       if number == int(num_steps):
         break
-      detections = {key: self._gather(value) for key, value in self._detect(batch["image"]).items()}
-      facts = {key: self._gather(batch[key]) for key in ("source_id", "original_size", "scale", "is_real")}
+      detections = {key: gather(self._strategy, value) for key, value in self._detect(batch["image"]).items()}
+      facts = {key: gather(self._strategy, batch[key]) for key in ("source_id", "original_size", "scale", "is_real")}
       self.scores.update(detections, facts)
       if len(drawn) < self._pictures:
         drawn += self._draw(batch, detections, facts, self._pictures - len(drawn))
@@ -91,16 +92,12 @@ class DetectionEvaluator(orbit.AbstractEvaluator):
       **self._detection,
     )
 
-  def _gather(self, value: Any) -> np.ndarray:
-    """Joins what the replicas have, in order."""
-    return np.concatenate([part.numpy() for part in self._strategy.experimental_local_results(value)])
-
   def _draw(
     self, batch: dict[str, Any], detections: dict[str, np.ndarray], facts: dict[str, np.ndarray], count: int
   ) -> list[np.ndarray]:
     """Returns up to `count` pictures, ground truth at the left and detections at the right."""
-    images = denormalize(self._gather(batch["image"])[:count]).numpy()
-    boxes, classes = self._gather(batch["boxes"]), self._gather(batch["classes"])
+    images = denormalize(gather(self._strategy, batch["image"])[:count]).numpy()
+    boxes, classes = gather(self._strategy, batch["boxes"]), gather(self._strategy, batch["classes"])
     names = self._inputs.class_names
     pictures = []
     for i in np.flatnonzero(facts["is_real"][:count]):

@@ -11,7 +11,7 @@ from spinenet_tf.data import shards
 from spinenet_tf.data.pipeline import groundtruth
 from spinenet_tf.errors import UserError
 from spinenet_tf.evaluation.coco import CocoEvaluator
-from spinenet_tf.training.settings import ClassifierSettings, DataSettings, ModelSettings
+from spinenet_tf.training.settings import DataSettings, NetworkSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Inputs:
     return CocoEvaluator(self.categories, groundtruth=groundtruth(self.eval_pattern), class_ids=self.class_ids)
 
 
-def resolve(data: DataSettings, model: ModelSettings | ClassifierSettings, *, training: bool = True) -> Inputs:
+def resolve(data: DataSettings, model: NetworkSettings, *, training: bool = True) -> Inputs:
   """Finds files and classes.
 
   Args:
@@ -128,9 +128,7 @@ def _examples(data: DataSettings, meta: meta_lib.Meta | None, pattern: Any) -> i
   return sum(shards.count(shards.find(pattern)))
 
 
-def _num_classes(
-  model: ModelSettings | ClassifierSettings, meta: meta_lib.Meta | None, source: Any, layout: str
-) -> int:
+def _num_classes(model: NetworkSettings, meta: meta_lib.Meta | None, source: Any, layout: str) -> int:
   if meta is None:
     if layout != "contiguous":
       raise UserError(

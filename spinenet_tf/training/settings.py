@@ -31,8 +31,30 @@ def as_size(size: int | Sequence[int]) -> tuple[int, int]:
   return pair
 
 
+class NetworkSettings:
+  """What the settings of all models have: `architecture`, `num_classes` and `image_size` mean the same in each.
+
+  Attributes:
+    scope: what gin calls it.
+  """
+
+  scope: ClassVar[str]
+  architecture: str | dict | Architecture
+  num_classes: int | None
+  image_size: Any
+
+  @property
+  def size(self) -> tuple[int, int]:
+    """(height, width) in pixels."""
+    return as_size(self.image_size)
+
+  def find_architecture(self) -> Architecture:
+    """Returns the architecture that the name, file or dictionary stands for, or the one that was given."""
+    return find_architecture(self.architecture)
+
+
 @dataclasses.dataclass(frozen=True)
-class ModelSettings:
+class ModelSettings(NetworkSettings):
   """A RetinaNet; every field means what it does for `build_retinanet`, except:
 
   Attributes:
@@ -41,7 +63,6 @@ class ModelSettings:
     image_size: side in pixels, or (height, width); of the model and of the data.
     anchor_size: None takes the architecture's.
     synchronized: None synchronises batch statistics when there are several replicas.
-    scope: what gin calls it.
   """
 
   scope: ClassVar[str] = "model"
@@ -72,15 +93,6 @@ class ModelSettings:
         "parentheses, such as @scaled()"
       )
 
-  @property
-  def size(self) -> tuple[int, int]:
-    """(height, width) in pixels."""
-    return as_size(self.image_size)
-
-  def find_architecture(self) -> Architecture:
-    """Returns the architecture that the name, file or dictionary stands for, or the one that was given."""
-    return find_architecture(self.architecture)
-
   def anchors(self) -> AnchorConfig:
     """Returns the anchors."""
     size = self.anchor_size or self.find_architecture().anchor_size
@@ -107,7 +119,7 @@ class ModelSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassifierSettings:
+class ClassifierSettings(NetworkSettings):
   """An image classifier; every field means what it does for `build_classifier`, except:
 
   Attributes:
@@ -115,7 +127,6 @@ class ClassifierSettings:
     num_classes: None takes the number from the data set's meta.json.
     image_size: side in pixels, or (height, width); of the model and of the data.
     synchronized: None synchronises batch statistics when there are several replicas.
-    scope: what gin calls it.
   """
 
   scope: ClassVar[str] = "classifier"
@@ -130,15 +141,6 @@ class ClassifierSettings:
   norm_momentum: float = 0.9
   norm_epsilon: float = 1e-5
   padding: str = "symmetric"
-
-  @property
-  def size(self) -> tuple[int, int]:
-    """(height, width) in pixels."""
-    return as_size(self.image_size)
-
-  def find_architecture(self) -> Architecture:
-    """Returns the architecture that the name, file or dictionary stands for, or the one that was given."""
-    return find_architecture(self.architecture)
 
   def arguments(self, num_classes: int, replicas: int = 1) -> dict[str, Any]:
     """Returns the keyword arguments of `build_classifier` but for the architecture, as plain values."""

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 
+import numpy as np
 import tensorflow as tf
 
 from spinenet_tf.compat import keras
@@ -116,3 +117,8 @@ class Worker:
 def first_value(strategy: tf.distribute.Strategy, value: tf.Tensor) -> tf.Tensor:
   """Returns the value of the first local replica; for values that are equal on all of them."""
   return strategy.experimental_local_results(value)[0]
+
+
+def gather(strategy: tf.distribute.Strategy, value: tf.Tensor) -> np.ndarray:
+  """Joins what the local replicas have, in order, along the first axis."""
+  return np.concatenate([part.numpy() for part in strategy.experimental_local_results(value)])

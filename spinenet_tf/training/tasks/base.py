@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import abc
-from typing import Any, Protocol, Union
+from typing import Any, Protocol
 
-import orbit
 import tensorflow as tf
 
 from spinenet_tf.compat import keras
 from spinenet_tf.training.inputs import Inputs
 from spinenet_tf.training.run_directory import FORMAT
-from spinenet_tf.training.settings import ClassifierSettings, Experiment, ModelSettings
-
-Network = Union[ModelSettings, ClassifierSettings]
+from spinenet_tf.training.settings import Experiment, NetworkSettings
 
 
 class Objective(Protocol):
@@ -39,13 +36,15 @@ class Scores(Protocol):
     """Writes results and tables into a folder."""
 
 
-class TaskEvaluator(orbit.AbstractEvaluator):
-  """Evaluates; `scores` has what the last evaluation found."""
+class TaskEvaluator(Protocol):
+  """An `orbit.AbstractEvaluator` with `scores`: what the last evaluation found."""
 
   @property
-  @abc.abstractmethod
   def scores(self) -> Scores:
     """Of the last evaluation."""
+
+  def evaluate(self, num_steps: tf.Tensor) -> dict[str, Any]:
+    """Evaluates `num_steps` batches, all when -1. Returns: metrics."""
 
 
 class Task(abc.ABC):
@@ -68,7 +67,7 @@ class Task(abc.ABC):
 
   @property
   @abc.abstractmethod
-  def network(self) -> Network:
+  def network(self) -> NetworkSettings:
     """The settings of the model."""
 
   @abc.abstractmethod
