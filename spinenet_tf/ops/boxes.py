@@ -15,6 +15,8 @@ import tensorflow as tf
 MAX_LOG_SCALE = math.log(1000.0 / 16.0)
 # Sides are at least this in logarithms, so that an empty box is coded by a finite number (about -18).
 MIN_SIDE = 1e-8
+# Codes of the second stage are larger by these factors, so that their deviations are about 1.  [Girshick 2015]
+REGION_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
 
 def _centre_form(boxes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -64,6 +66,16 @@ def decode(codes: tf.Tensor, anchors: tf.Tensor, *, legacy_plus_one: bool = Fals
   h = tf.exp(tf.minimum(th, MAX_LOG_SCALE)) * h_a
   w = tf.exp(tf.minimum(tw, MAX_LOG_SCALE)) * w_a
   return tf.stack([yc - h / 2, xc - w / 2, yc + h / 2 - extra, xc + w / 2 - extra], axis=-1)
+
+
+def encode_region(boxes: tf.Tensor, regions: tf.Tensor) -> tf.Tensor:
+  """Codes boxes relative to regions, as `encode`, times `REGION_WEIGHTS`."""
+  return encode(boxes, regions) * tf.constant(REGION_WEIGHTS)
+
+
+def decode_region(codes: tf.Tensor, regions: tf.Tensor) -> tf.Tensor:
+  """Boxes from codes of `encode_region`; otherwise as `decode`."""
+  return decode(tf.cast(codes, tf.float32) / tf.constant(REGION_WEIGHTS), regions)
 
 
 def clip(boxes: tf.Tensor, image_size: tuple[int, int]) -> tf.Tensor:

@@ -2,10 +2,11 @@
 
 An anchor is positive for the ground truth it overlaps most if that overlap (IoU) is 1/2 or more, and
 background otherwise; besides, every ground truth forces the one anchor, over all levels, that overlaps it
-most. No anchor is ignored. Ties: among ground truths, overlapping alike or forcing the same anchor, the
+most. With thresholds that differ, as a region proposal network has them, anchors between the two are ignored.
+Ties: among ground truths, overlapping alike or forcing the same anchor, the
 first of the list wins; among anchors the first one, in the order of levels, rows, columns, shapes.
 
-This is Model Garden's AnchorLabeler with both thresholds at 1/2, except that
+This is Model Garden's AnchorLabeler with the same thresholds, except that
 * a ground truth that overlaps no anchor at all (empty, or far outside the image) forces none; there it
   forces the very first anchor, onto a box it cannot reach;
 * anchors of one scale have one area here. There it is recomputed from rounded corners, and rounding decides
@@ -48,7 +49,14 @@ class Targets(NamedTuple):
   num_positives: tf.Tensor
 
 
-def assign(config: AnchorConfig, image_size: tuple[int, int], boxes: tf.Tensor, classes: tf.Tensor) -> Targets:
+def assign(
+  config: AnchorConfig,
+  image_size: tuple[int, int],
+  boxes: tf.Tensor,
+  classes: tf.Tensor,
+  positive_iou: float = 0.5,
+  negative_iou: float = 0.5,
+) -> Targets:
   """Assigns ground truth to anchors, for a batch of padded images.
 
   No gradient flows through the result. Shapes are static but for the batch; compiles under XLA.
@@ -59,6 +67,8 @@ def assign(config: AnchorConfig, image_size: tuple[int, int], boxes: tf.Tensor, 
     boxes: float32[B, M, 4], (ymin, xmin, ymax, xmax) in input pixels. They may reach beyond the image.
     classes: int32[B, M], 0 ... K-1, or negative for padding. Padding may lie anywhere, though at the end it
       is free. A box of no area, or with a NaN, counts as padding.
+    positive_iou: overlap from which an anchor is positive, in (0, 1].
+    negative_iou: overlap below which an anchor that is not forced is background, at most `positive_iou`.
 
   Returns: `Targets`.
   """
@@ -78,13 +88,17 @@ def assign(config: AnchorConfig, image_size: tuple[int, int], boxes: tf.Tensor, 
     valid = tf.pad(valid, [[0, 0], [0, extra]])
     truth = _centre_form(boxes)
 
-    matched = _best_truth(levels, truth, valid)
+    overlap, matched = _best_truth(levels, truth, valid)
     forced = _forced_truth(levels, truth)
-    matched = tf.where(forced < tf.shape(classes)[1], forced, matched)
-    positive = matched >= 0
+    is_forced = forced < tf.shape(classes)[1]
+    positive = is_forced | (overlap >= _ratio(positive_iou))
+    matched = tf.where(is_forced, forced, matched)
 
     index = tf.maximum(matched, 0)
-    anchor_classes = tf.where(positive, tf.gather(classes, index, batch_dims=1), BACKGROUND)
+    others = BACKGROUND
+    if negative_iou < positive_iou:
+      others = tf.where(overlap < _ratio(negative_iou), BACKGROUND, IGNORED)
+    anchor_classes = tf.where(positive, tf.gather(classes, index, batch_dims=1), others)
     codes = tf.where(positive[..., None], _encode(levels, tf.gather(truth, index, batch_dims=1)), 0.0)
     names = [str(grid.level) for grid in levels]
     sizes = [grid.count for grid in levels]
@@ -151,8 +165,13 @@ def _forced_truth(levels: list[LevelGrid], truth: tf.Tensor) -> tf.Tensor:
   return tf.tensor_scatter_nd_min(tf.fill([batch, offset], count), where, order)
 
 
-def _best_truth(levels: list[LevelGrid], truth: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-  """int32[B, anchors]: the ground truth an anchor overlaps most, -1 where that IoU is below 1/2."""
+def _ratio(iou: float) -> np.float32:
+  """IoU / (1 + IoU), rounded once."""
+  return np.float32(iou) / np.float32(1 + iou)
+
+
+def _best_truth(levels: list[LevelGrid], truth: tf.Tensor, valid: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+  """float32[B, anchors] IoU / (1 + IoU) with the ground truth an anchor overlaps most; int32[B, anchors] which, -1 none."""
   batch, count = tf.shape(truth)[0], tf.shape(truth)[1]
   last = tf.reduce_max(tf.where(valid, tf.range(1, count + 1)[None], 0))
 
@@ -180,12 +199,12 @@ def _best_truth(levels: list[LevelGrid], truth: tf.Tensor, valid: tf.Tensor) -> 
       [tf.fill([batch, *shape], -1) for shape in shapes],
     ),
   )
-  third = np.float32(1.0) / np.float32(3.0)
-  flat = [
-    tf.reshape(tf.transpose(tf.where(b >= third, i, -1), [0, 2, 3, 1]), [batch, grid.count])
-    for grid, b, i in zip(levels, best, index)
-  ]
-  return tf.concat(flat, axis=1)
+
+  def flat(values):
+    parts = [tf.reshape(tf.transpose(v, [0, 2, 3, 1]), [batch, grid.count]) for grid, v in zip(levels, values)]
+    return tf.concat(parts, axis=1)
+
+  return flat(best), flat(index)
 
 
 def _encode(levels: list[LevelGrid], truth: tf.Tensor) -> tf.Tensor:
