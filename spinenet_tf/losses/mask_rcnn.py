@@ -110,7 +110,7 @@ class MaskRCNNLoss:
     return {**parts, "total": tf.add_n(list(parts.values()))}
 
   def _means(self, sums: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:
-    """This replica's share of each mean, float32[parts]."""
+    """Returns the replica's share of each mean, float32[parts]."""
     context = tf.distribute.get_replica_context()
     replicas = context.num_replicas_in_sync if context is not None else 1
     counts = tf.stop_gradient(counts)
@@ -120,13 +120,17 @@ class MaskRCNNLoss:
     return means / replicas if self.normalizer == "replica" else means
 
   def _proposals(self, deltas: tf.Tensor, anchors: Targets, level: str) -> tuple[tf.Tensor, tf.Tensor]:
-    positives = tf.reduce_sum(tf.cast(anchors.classes[level] >= 0, tf.float32))
-    return huber_loss_sum(deltas, anchors.boxes[level], self.rpn_huber_delta), 4.0 * positives
+    positive = anchors.classes[level] >= 0
+    return huber_loss_sum(deltas, anchors.boxes[level], self.rpn_huber_delta, positive), 4.0 * _count(positive)
 
   def _boxes(self, codes: tf.Tensor, regions: Regions) -> tuple[tf.Tensor, tf.Tensor]:
+    positive = regions.classes >= 0
     own = tf.gather(codes, tf.maximum(regions.classes, 0), batch_dims=2)
-    positives = tf.reduce_sum(tf.cast(regions.classes >= 0, tf.float32))
-    return huber_loss_sum(own, regions.codes, self.huber_delta), 4.0 * positives
+    return huber_loss_sum(own, regions.codes, self.huber_delta, positive), 4.0 * _count(positive)
+
+
+def _count(mask: tf.Tensor) -> tf.Tensor:
+  return tf.reduce_sum(tf.cast(mask, tf.float32))
 
 
 def _scores(scores: Mapping[str, tf.Tensor], sampled: Sample) -> tuple[tf.Tensor, tf.Tensor]:
@@ -139,8 +143,8 @@ def _scores(scores: Mapping[str, tf.Tensor], sampled: Sample) -> tuple[tf.Tensor
 def _classes(logits: tf.Tensor, regions: Regions) -> tuple[tf.Tensor, tf.Tensor]:
   labels = tf.maximum(regions.classes + 1, 0)
   loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, tf.cast(logits, tf.float32))
-  counted = tf.cast(regions.classes >= -1, tf.float32)
-  return tf.reduce_sum(loss * counted), tf.reduce_sum(counted)
+  counted = regions.classes >= -1
+  return tf.reduce_sum(tf.where(counted, loss, 0.0)), _count(counted)
 
 
 def _masks(logits: tf.Tensor, masks: tf.Tensor, has_mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

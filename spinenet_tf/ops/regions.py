@@ -116,4 +116,7 @@ def _interpolation(
   centres = (tf.range(bins, dtype=tf.float32) + 0.5) / bins
   places = begin[..., None] + (end - begin)[..., None] * centres
   places = tf.math.divide_no_nan(places - low[..., None], (high - low)[..., None]) * cells - 0.5
+  inside = tf.abs(places - (cells - 1) / 2) <= cells / 2
+  # Between the outermost centres and the border the value stays what it is there.
+  places = tf.where(inside, tf.clip_by_value(places, 0.0, cells - 1.0), -1.0)
   return tf.maximum(0.0, 1.0 - tf.abs(places[..., None] - tf.range(cells, dtype=tf.float32)))

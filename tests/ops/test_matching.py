@@ -197,3 +197,31 @@ def test_no_gradient():
     tape.watch(boxes)
     total = sum(tf.reduce_sum(v) for v in assign(CONFIG, SIZE, boxes, classes).boxes.values())
   assert tape.gradient(total, boxes) is None
+
+
+def test_two_thresholds_as_model_gardens_proposal_labeler():
+  anchor = pytest.importorskip("official.vision.ops.anchor")
+  config = AnchorConfig(num_scales=1)
+  image = random_image(np.random.default_rng(7), 8, low=35.0)
+  image[:, 4] = 0
+  grid = anchor.Anchor(3, 7, 1, [1.0, 2.0, 0.5], 3.0, [128, 128]).multilevel_boxes
+  flattened = tf.concat([tf.reshape(boxes, [-1, 4]) for boxes in grid.values()], axis=0)
+  labeler = anchor.RpnAnchorLabeler(0.7, 0.3)
+  _, indicators = labeler.matcher(labeler.similarity_calc(flattened, tf.constant(image[:, :4])))
+  targets = assign(config, (128, 128), *batch(image), positive_iou=0.7, negative_iou=0.3)
+  classes, codes = flat(targets)
+  np.testing.assert_array_equal(np.where(classes[0] >= 0, 1, classes[0]), indicators)
+  assert {-2, -1, 0} == set(np.unique(classes))
+  assert not codes[classes < 0].any() and targets.num_positives[0] == (classes >= 0).sum()
+
+
+@pytest.mark.parametrize(("height", "expected"), [(24, -2), (12, -2), (8, -1)])
+def test_two_thresholds_hand_worked(height, expected):
+  # The box [0, height] x [0, 24] forces the first anchor that covers most of it, in column 1. The anchor [0, 24] x [8, 32]
+  # has 16 * height of it in common: IoU 384/768 = 1/2, 192/672 = 0.286 and 128/640 = 0.2.
+  config = AnchorConfig(num_scales=1, aspect_ratios=(1.0,))
+  boxes, classes = batch([[0, 0, height, 24, 0]])
+  targets = assign(config, (64, 64), boxes, classes, positive_iou=0.7, negative_iou=0.25)
+  labels = targets.classes["3"][0].numpy().reshape(8, 8)
+  assert labels[1, 2] == expected
+  assert (labels == 0).sum() == 1 and labels[:2, 1].max() == 0
