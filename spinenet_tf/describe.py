@@ -9,7 +9,7 @@
   python -m spinenet_tf.describe spinenet49 --draw=spinenet49.svg      a drawing, PNG or SVG
 
 `--format=markdown` and `--format=json` print the same for papers and programs. Costs are counted from the spec, without
-building; `--num_classes` defaults to the authors' count of outputs, 91 and 1001, so that the figures compare.
+building; `--num_classes` defaults to the authors', 91, 90 or 1001, so that the figures compare.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from spinenet_tf.backbones.catalog import architecture, names
 from spinenet_tf.backbones.compare import diff
 from spinenet_tf.backbones.comparison import describe_model, paper_table, published_rows, summary
 from spinenet_tf.backbones.profile import TASKS
-from spinenet_tf.backbones.published import IMAGENET, PUBLISHED_CLASSES
+from spinenet_tf.backbones.published import IMAGENET, PUBLISHED_CLASSES, REGION_CLASSES
 from spinenet_tf.backbones.spec import Architecture
 from spinenet_tf.backbones.table import FORMATS, Table, render
 from spinenet_tf.errors import UserError, run_command
@@ -28,6 +28,7 @@ from spinenet_tf.layers.style import ACTIVATIONS
 
 FLAGS = flags.FLAGS
 SIZES = {"classification": 224}  # of the input where the paper has none; otherwise 640
+CLASSES = {"classification": IMAGENET, "mask_rcnn": REGION_CLASSES}  # otherwise the authors' 91
 
 
 def define_flags(values: flags.FlagValues = FLAGS) -> None:
@@ -60,7 +61,7 @@ def _size(arch: Architecture, task: str, num_classes: int) -> int:
 
 def _models(arguments: list[str]) -> list[Table]:
   task = FLAGS.task
-  num_classes = FLAGS.num_classes or (IMAGENET if task == "classification" else PUBLISHED_CLASSES)
+  num_classes = FLAGS.num_classes or CLASSES.get(task, PUBLISHED_CLASSES)
   models = []
   for argument in arguments:
     for name in names() if argument == "all" else [argument]:

@@ -23,7 +23,7 @@ def paper_table(number: int, num_classes: int | None = None) -> Table:
 
   Args:
     number: of the table in the third version.
-    num_classes: outputs of the models; the authors' when None.
+    num_classes: of the models, without background; the authors' when None.
 
   Returns: our counts, the paper's, the difference, the paper's scores.
 

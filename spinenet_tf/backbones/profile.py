@@ -15,15 +15,10 @@ from spinenet_tf.backbones import rules
 from spinenet_tf.backbones.catalog import architecture as find_architecture
 from spinenet_tf.backbones.counting.backbone import count_features, count_pyramid
 from spinenet_tf.backbones.counting.counter import Counter, Op
-from spinenet_tf.backbones.counting.heads import (
-  MASK_HEADS,
-  MaskHeads,
-  count_classifier,
-  count_mask_rcnn,
-  count_retinanet,
-)
+from spinenet_tf.backbones.counting.heads import count_classifier, count_mask_rcnn, count_retinanet
 from spinenet_tf.backbones.spec import Architecture
 from spinenet_tf.errors import UserError
+from spinenet_tf.heads.sizes import MaskHeads
 
 TASKS = ("backbone", "retinanet", "mask_rcnn", "classification")
 BYTES = 4  # of a float32
@@ -98,7 +93,8 @@ def profile(
     architecture: a catalog name, a path to a JSON file, or an `Architecture`.
     task: "retinanet"; "mask_rcnn"; "classification", on the mean of all levels of the pyramid (of a ResNet with a feature
       pyramid network: on its last block, without the pyramid); or "backbone" for the pyramid alone.
-    num_classes: without background. The paper's counts have the authors' 91 outputs, and 1001 in classification.
+    num_classes: without background. The paper's counts have the authors' 91 outputs (Mask R-CNN: 90 and background), and
+      1001 in classification.
     input_size: (height, width) in pixels.
     head_convs: convolutions of each tower of RetinaNet; the architecture's when None.
     head_width: their channels; the architecture's when None.
@@ -125,7 +121,7 @@ def profile(
         "or max_level"
       )
   if task == "mask_rcnn":
-    mask_heads = mask_heads or MASK_HEADS.get(arch.name) or MaskHeads()
+    mask_heads = mask_heads or MaskHeads.of(arch.name)
     arch = dataclasses.replace(arch, endpoint_filters=mask_heads.endpoints or arch.endpoint_filters)
   count_features(counter, arch, arch.used(levels))
   if task == "classification" and arch.pyramid == "fpn":

@@ -7,6 +7,7 @@ import dataclasses
 from spinenet_tf.backbones.catalog import ALLOCATIONS, Allocation
 
 PUBLISHED_CLASSES = 91  # outputs of the authors' detectors: COCO's ids as they are, 0 not used
+REGION_CLASSES = 90  # of the authors' Mask R-CNN, where output 0 is background
 IMAGENET, INATURALIST = 1001, 5089  # outputs of the classifiers
 
 
@@ -21,7 +22,7 @@ class Published:
     multiply_adds: in 10^9; None where not published.
     parameters: in 10^6; None where not published.
     scores: in per cent, in the order of the table's `scores`; None where not published.
-    num_classes: outputs of the model.
+    num_classes: without background.
     damage: what is removed from its connections, see `edit.damaged`.
   """
 
@@ -65,9 +66,9 @@ BLOCK_COUNTS: tuple[Allocation, ...] = (
 _DETECTION = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
-def _rows(*rows: tuple) -> tuple[Published, ...]:
+def _rows(*rows: tuple, num_classes: int = PUBLISHED_CLASSES) -> tuple[Published, ...]:
   """Rows of (label, name, size, multiply-adds, parameters, score, score, ...)."""
-  return tuple(Published(*row[:5], tuple(row[5:])) for row in rows)
+  return tuple(Published(*row[:5], tuple(row[5:]), num_classes) for row in rows)
 
 
 _TABLE_2 = PublishedTable(
@@ -126,6 +127,7 @@ _TABLE_5 = PublishedTable(
     ("SpineNet-143", "spinenet143", 1280, 498.8, 79.2, 48.8, 42.7, None, None),
     ("R152-FPN", "r152_fpn", 1280, 605.3, 80.9, 48.1, 42.4, None, None),
     ("SpineNet-190†", "spinenet190", 1536, 2076.8, 176.2, 52.2, 46.1, 52.5, 46.3),
+    num_classes=REGION_CLASSES,
   ),
   ("Protocol B; † protocol C. Counted with 1000 proposals through the box head and 100 through the mask head.",),
 )

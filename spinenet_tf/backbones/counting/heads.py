@@ -2,44 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from spinenet_tf.backbones.counting.counter import Counter
 from spinenet_tf.backbones.spec import Architecture
-
-BOX_CROP, MASK_CROP = 7, 14  # sides of a region's features
-
-
-@dataclasses.dataclass(frozen=True)
-class MaskHeads:
-  """Sizes of Mask R-CNN's heads, and of the pyramid that they read.
-
-  Attributes:
-    endpoints: channels of the pyramid; the architecture's when None.
-    rpn_convs: 3x3 convolutions of the region proposal network.
-    convs: 3x3 convolutions of the box head, and of the mask head.
-    filters: channels of all of them.
-    dense: width of the box head's hidden layer.
-    anchors: of each location.
-    proposals: regions that the box head reads.
-    detections: regions that the mask head reads.
-  """
-
-  endpoints: int | None = None
-  rpn_convs: int = 1
-  convs: int = 4
-  filters: int = 256
-  dense: int = 1024
-  anchors: int = 3
-  proposals: int = 1000
-  detections: int = 100
-
-
-# Heads of the paper's table 5 that are not `MaskHeads()`.  [authors' configurations; what gives the table's counts]
-MASK_HEADS = {
-  "spinenet49s": MaskHeads(endpoints=128, filters=128, dense=512),
-  "spinenet190": MaskHeads(rpn_convs=7, convs=7, filters=384),
-}
+from spinenet_tf.heads.sizes import BOX_CROP, MASK_CROP, MaskHeads
 
 
 def count_retinanet(
@@ -63,7 +28,7 @@ def count_retinanet(
 def count_mask_rcnn(
   counter: Counter, arch: Architecture, levels: tuple[int, ...], heads: MaskHeads, classes: int
 ) -> None:
-  """Adds the region proposal network, the box head and the mask head."""
+  """Adds the region proposal network, the box head and the mask head; `classes` are counted without background."""
   filters = heads.filters
   for level in levels:
     shared, channels = level != levels[0], arch.endpoint_filters
@@ -78,7 +43,7 @@ def count_mask_rcnn(
     counter.conv("box head", 0, 3, channels, filters, pixels=pixels)
     channels = filters
   counter.conv("box head", 0, 1, channels * BOX_CROP**2, heads.dense, pixels=heads.proposals)
-  for outputs in (classes, classes * 4):
+  for outputs in (classes + 1, classes * 4):
     counter.conv("box head", 0, 1, heads.dense, outputs, norm=False, bias=True, then="read", pixels=heads.proposals)
   pixels, channels = heads.detections * MASK_CROP**2, arch.endpoint_filters
   counter.map("mask head", 0, channels, pixels=pixels)
