@@ -1,9 +1,7 @@
-"""The COCO box metrics, computed by pycocotools: the official numbers and no others."""
+"""The COCO metrics of boxes and masks, computed by pycocotools: the official numbers and no others."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,16 +10,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from absl import logging
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from spinenet_tf.errors import UserError
 from spinenet_tf.evaluation import groundtruth as truth_lib
+from spinenet_tf.evaluation import masks as mask_lib
 from spinenet_tf.evaluation import report
 from spinenet_tf.evaluation.categories import category_names, output_ids
-from spinenet_tf.evaluation.coordinates import to_original
-
-_CLASSES_AT_ONCE = 8  # 5,000 pictures with 100 detections of 80 classes take 2.4 GB when scored all at once
+from spinenet_tf.evaluation.coordinates import rescale, to_original
+from spinenet_tf.evaluation.official import Found, score
 
 
 class CocoEvaluator:
@@ -34,9 +30,10 @@ class CocoEvaluator:
     annotation_file: the same path under its own name.
     class_ids: original id of each model output, where they are not simply the categories in their order.
       Detections of outputs whose id is no category do not count, as pycocotools has it.
+    masks: score masks as well. Objects without a mask are named in the log, and count for boxes only.
 
-  Raises: UserError when ground truth is given twice, not at all, is empty, or has a category not among
-    `categories`.
+  Raises: UserError when ground truth is given twice, not at all, is empty, has a category not among
+    `categories`, or has objects and no masks where those are to be scored.
   """
 
   def __init__(
@@ -46,28 +43,31 @@ class CocoEvaluator:
     annotation_file: str | os.PathLike | None = None,
     *,
     class_ids: Sequence[int] | None = None,
+    masks: bool = False,
   ):
     if (groundtruth is None) == (annotation_file is None):
       raise UserError("give the evaluator either groundtruth or annotation_file")
-    self._names = category_names(categories)
+    self._names, self._masks = category_names(categories), masks
     self._output_ids = np.asarray(output_ids(self._names, class_ids), np.int64)
     path = annotation_file if annotation_file is not None else groundtruth
     if isinstance(path, (str, os.PathLike)):
-      self._truth, _ = truth_lib.from_annotation_file(path)
+      self._truth, _ = truth_lib.from_annotation_file(path, masks=masks)
     else:
-      self._truth = truth_lib.from_records(groundtruth)
+      self._truth = truth_lib.from_records(groundtruth, masks=masks)
     if unknown := sorted(set(self._truth.category.tolist()) - set(self._names)):
       raise UserError(
         f"the ground truth has objects of category id(s) {unknown[:10]}, which are none of the "
         f"{len(self._names)} categories (ids {list(self._names)[:10]}...); evaluate with the meta.json of "
         "this data set"
       )
+    if masks:
+      _report_missing_masks(self._truth)
     self.reset()
 
   def reset(self) -> None:
     """Forgets the detections and keeps the ground truth."""
     self._seen = np.zeros(len(self._truth.image_ids), bool)
-    self._parts: list[tuple[np.ndarray, ...]] = []
+    self._parts: list[tuple[np.ndarray, ...]] = []  # columns of `Found`
     self._result: dict[str, Any] | None = None
 
   @property
@@ -86,13 +86,15 @@ class CocoEvaluator:
     Args:
       detections: as `ops.nms.detect` returns them: `detection_boxes` float[B, D, 4] (ymin, xmin, ymax, xmax)
         in input pixels, `detection_scores` float[B, D], `detection_classes` int[B, D] model outputs from 0
-        on, `num_detections` int[B]: rows after that many are padding.
+        on, `num_detections` int[B]: rows after that many are padding. For masks also `detection_masks`, float[B, D, h, w]
+        probabilities within the boxes (or lists of arrays with sides of their own); or instead of them `detection_rles`,
+        B lists of RLEs in the original pixels.
       batch: as `data.pipeline.detection_dataset` yields it: `source_id` string[B], `scale` float[B, 2] input
         pixels per original pixel (y, x), `original_size` int[B, 2] (height, width), `is_real` bool[B] (all,
         when it is missing).
 
     Raises: UserError for a picture that is not in the ground truth or came before, for a class that is no
-      model output, and for a box or score that is not finite.
+      model output, for a box, score or mask that is not finite, and when masks are missing or of another size.
     """
     real = np.asarray(batch.get("is_real", np.ones(len(batch["source_id"]), bool)), bool)
     boxes = np.asarray(detections["detection_boxes"], np.float64)[real]
@@ -109,9 +111,50 @@ class CocoEvaluator:
     ymin, xmin, ymax, xmax = np.moveaxis(pixels[keep], -1, 0)
     xywh = np.round(np.stack([xmin, ymin, xmax - xmin, ymax - ymin], axis=1), 4)
     rows = np.broadcast_to(image[:, None], keep.shape)[keep]
-    self._parts.append((rows, self._output_ids[classes[keep]], xywh, scores[keep]))
+    masks = self._counts(detections, batch, real, keep, image)
+    self._parts.append((rows, self._output_ids[classes[keep]], xywh, scores[keep], masks))
     self._seen[image] = True
     self._result = None
+
+  def _counts(
+    self, detections: Mapping[str, Any], batch: Mapping[str, Any], real: np.ndarray, keep: np.ndarray, image: np.ndarray
+  ) -> np.ndarray:
+    """Returns the RLE counts (bytes) of the detections to keep, object[n]; None each without masks.
+
+    Args:
+      detections, batch: as in `update`.
+      real: bool[B], of which R are true.
+      keep: bool[R, D].
+      image: int64[R], positions of the pictures.
+    """
+    counts = np.full(keep.sum(), None, object)
+    if not self._masks:
+      return counts
+    key = next((key for key in ("detection_rles", "detection_masks") if key in detections), None)
+    if key is None:
+      raise UserError("masks are to be scored, but the detections have no detection_masks; evaluate a mask_rcnn")
+    boxes = rescale(np.asarray(detections["detection_boxes"])[real], np.asarray(batch["scale"])[real])
+    sizes = np.asarray(batch["original_size"])[real]
+    rles: list[mask_lib.RLE] = []
+    for i, row in enumerate(np.flatnonzero(real)):
+      kept = np.flatnonzero(keep[i])
+      masks, size = [detections[key][row][k] for k in kept], sizes[i].tolist()
+      if size != (expected := self._truth.sizes[image[i]].tolist()):
+        raise UserError(
+          f"picture {self._truth.image_ids[image[i]]!r} was evaluated with {size} pixels (height, width), the ground truth "
+          f"has it with {expected}; evaluation data and ground truth must be the same pictures"
+        )
+      if key == "detection_masks":
+        if not all(np.isfinite(mask).all() for mask in masks):
+          raise UserError("a detection's mask is not finite; the model's weights or outputs hold NaN or infinity")
+        masks = mask_lib.paste_all(masks, boxes[i][kept], size)
+      elif wrong := [mask for mask in masks if list(mask["size"]) != size]:
+        raise UserError(
+          f"a mask in detection_rles has size {wrong[0]['size']}, its picture {size}; they must be the same"
+        )
+      rles += masks
+    counts[:] = [mask_lib.packed(rle) for rle in rles]
+    return counts
 
   def _positions(self, source_ids: np.ndarray) -> np.ndarray:
     """Where the pictures of a batch stand in the ground truth, int64[B]; none may have come before."""
@@ -140,7 +183,8 @@ class CocoEvaluator:
 
     Returns: the keys of `report.METRICS` (AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl),
       floats in [0, 1], NaN where the ground truth has no such object; and `per_class`, {name: {"AP", "AP50",
-      "AP75": floats, "objects": int, crowds not counted, "images": int with such objects}}. Pictures that
+      "AP75": floats, "objects": int, crowds not counted, "images": int with such objects}}. For masks also "mask_AP" to
+      "mask_ARl", the same with the overlap of masks in place of boxes, and "mask_AP" of each class. Pictures that
       never came to `update` count as pictures without detections; a warning says how many there are.
     """
     if self._result is None:
@@ -161,7 +205,9 @@ class CocoEvaluator:
     """Writes `detections.json`, `metrics.json` and `per_class.csv`, each whole or not at all.
 
     `detections.json` is in COCO's results format, with the original picture and category ids, boxes in
-    original pixels: pycocotools reads it with the annotation file and gives the same numbers.
+    original pixels: pycocotools reads it with the annotation file and gives the same numbers. With masks it has
+    `segmentation` beside `bbox`; before masks are scored from it, take `bbox` out, or pycocotools takes the boxes' areas
+    for those of the masks.
     """
     directory = os.fspath(directory)
     result = {**self.result(), "images": self.num_images, "images_evaluated": self.num_seen}
@@ -171,114 +217,71 @@ class CocoEvaluator:
     report.write(os.path.join(directory, "metrics.json"), [report.to_json(result)])
     report.write(os.path.join(directory, "per_class.csv"), [report.per_class_csv(result, self._names)])
 
-  def _detections(self) -> tuple[np.ndarray, ...]:
-    """Picture position int64[n], category int64[n], (x, y, w, h) float64[n, 4], score float64[n]; by
-    picture.
-    """
+  def _found(self) -> Found:
+    """All detections, by picture."""
     if not self._parts:
-      return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0)
-    joined = [np.concatenate(column) for column in zip(*self._parts)]
-    order = np.argsort(joined[0], kind="stable")
-    return tuple(column[order] for column in joined)
+      return Found(np.zeros(0, int), np.zeros(0, int), np.zeros((0, 4)), np.zeros(0), np.zeros(0, object))
+    found = Found(*(np.concatenate(column) for column in zip(*self._parts)))
+    return found.take(np.argsort(found.image, kind="stable"))
 
   def _results_json(self) -> Iterator[str]:
     separator = "["
-    for image, category, box, score in zip(*self._detections()):
+    found = self._found()
+    for image, category, box, value, counts in zip(found.image, found.category, found.boxes, found.scores, found.masks):
       row = {
         "image_id": self._truth.image_ids[image],
         "category_id": int(category),
         "bbox": box.tolist(),
-        "score": float(score),
+        "score": float(value),
       }
+      if counts is not None:
+        row["segmentation"] = {"size": self._truth.sizes[image].tolist(), "counts": counts.decode()}
       yield separator + json.dumps(row)
       separator = ",\n"
     yield "[]\n" if separator == "[" else "]\n"
 
   def _score(self) -> dict[str, Any]:
-    """Runs pycocotools over a few classes at a time, which are independent of each other, to bound its memory.
+    found = self._found()
+    metrics, by_class = score(self._truth, found)
+    rows = self._per_class(by_class)
+    if self._masks:
+      by_masks, mask_by_class = score(self._truth, found, masks=True)
+      metrics |= {f"mask_{key}": value for key, value in by_masks.items()}
+      for category, name in self._names.items():
+        rows[name]["mask_AP"] = float(np.mean(mask_by_class.get(category, np.nan)))
+    return {**metrics, "per_class": rows}
 
-    Classes without an object in the ground truth are left out: pycocotools leaves them out of every mean.
-    """
-    present = np.unique(self._truth.category)
-    detections = self._detections()
-    parts = []
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints each phase
-      for first in range(0, len(present), _CLASSES_AT_ONCE):
-        evaluation = self._evaluate(present[first : first + _CLASSES_AT_ONCE], detections)
-        parts.append(evaluation.eval)
-      if not parts:
-        metrics, precision = dict.fromkeys(report.METRICS, float("nan")), None
-      else:
-        # precision: [IoU 0.50:0.05:0.95, recall, class, area, detections], recall: [IoU, class, area, detections]
-        precision = np.concatenate([part["precision"] for part in parts], axis=2)
-        evaluation.eval = {
-          "precision": precision,
-          "recall": np.concatenate([part["recall"] for part in parts], axis=1),
-        }
-        evaluation.summarize()
-        metrics = {key: _or_nan(x) for key, x in zip(report.METRICS, evaluation.stats)}
-    return {**metrics, "per_class": self._per_class(present, precision)}
-
-  def _evaluate(self, classes: np.ndarray, detections: tuple[np.ndarray, ...]) -> COCOeval:
-    """Returns pycocotools' evaluation of some classes, accumulated."""
-    truth = self._truth
-    mine = np.isin(truth.category, classes)
-    objects = zip(
-      truth.image[mine].tolist(),
-      truth.category[mine].tolist(),
-      truth.boxes[mine].tolist(),
-      truth.area[mine].tolist(),
-      truth.is_crowd[mine].tolist(),
-    )
-    # Ids from 1: pycocotools takes an object with id 0 for one that was not found.
-    objects = [
-      {"id": i, "image_id": image, "category_id": category, "bbox": box, "area": area, "iscrowd": int(crowd)}
-      for i, (image, category, box, area, crowd) in enumerate(objects, 1)
-    ]
-    image, category, boxes, scores = (column[np.isin(detections[1], classes)] for column in detections)
-    area = boxes[:, 2] * boxes[:, 3]
-    found = zip(image.tolist(), category.tolist(), boxes.tolist(), area.tolist(), scores.tolist())
-    found = [
-      {"id": i, "image_id": image, "category_id": category, "bbox": box, "area": area, "score": score, "iscrowd": 0}
-      for i, (image, category, box, area, score) in enumerate(found, 1)
-    ]
-    images = np.union1d(truth.image[mine], image).tolist()
-    evaluation = COCOeval(_coco(images, classes, objects), _coco(images, classes, found), iouType="bbox")
-    evaluation.evaluate()
-    evaluation.accumulate()
-    return evaluation
-
-  def _per_class(self, present: np.ndarray, precision: np.ndarray | None) -> dict[str, dict[str, Any]]:
-    """Args: the classes with objects, int64[K], and their precision, float64[10, 101, K, 4, 3]."""
-    columns = {category: k for k, category in enumerate(present.tolist())}
+  def _per_class(self, by_class: Mapping[int, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """Args: the precision of each class with objects at ten overlaps, float64[10]."""
     counted = ~self._truth.is_crowd
     rows = {}
     for category, name in self._names.items():
-      values = [-1.0] * 10
-      if category in columns:
-        values = precision[:, :, columns[category], 0, -1].mean(axis=1).tolist()  # all areas, 100 detections
+      values = by_class.get(category, np.full(10, np.nan))
       mine = counted & (self._truth.category == category)
       rows[name] = {
-        "AP": _or_nan(float(np.mean(values))),
-        "AP50": _or_nan(values[0]),
-        "AP75": _or_nan(values[5]),
+        "AP": float(np.mean(values)),
+        "AP50": float(values[0]),
+        "AP75": float(values[5]),
         "objects": int(mine.sum()),
         "images": len(np.unique(self._truth.image[mine])),
       }
     return rows
 
 
-def _coco(images: Iterable[int], classes: Iterable[int], annotations: list[dict]) -> COCO:
-  coco = COCO()
-  coco.dataset = {
-    "images": [{"id": i} for i in images],
-    "categories": [{"id": int(i)} for i in classes],
-    "annotations": annotations,
-  }
-  coco.createIndex()
-  return coco
-
-
-def _or_nan(value: float) -> float:
-  """Pycocotools marks a number that does not exist by -1."""
-  return float("nan") if value < 0 else float(value)
+def _report_missing_masks(truth: truth_lib.GroundTruth) -> None:
+  missing = np.flatnonzero([counts is None for counts in truth.masks])
+  if not len(missing):
+    return
+  if len(missing) == len(truth.masks):
+    raise UserError(
+      f"masks are to be scored, but none of the {len(missing)} objects of the ground truth has one; run prepare on "
+      "annotations that have `segmentation`, with --masks"
+    )
+  pictures = list(dict.fromkeys(truth.image_ids[i] for i in truth.image[missing]))
+  logging.warning(
+    "%d of %d objects of the ground truth have no mask and count for boxes only, in pictures %s%s",
+    len(missing),
+    len(truth.masks),
+    ", ".join(map(str, pictures[:5])),
+    ", ..." if len(pictures) > 5 else "",
+  )

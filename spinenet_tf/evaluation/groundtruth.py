@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from spinenet_tf.errors import UserError
+from spinenet_tf.evaluation import masks as mask_lib
 
 _INTEGER = re.compile(r"-?[0-9]+")
 
@@ -34,6 +35,8 @@ class GroundTruth:
     category: int64[M], original category ids.
     is_crowd: bool[M]; a crowd is a region where detections count neither way.
     area: float64[M], square pixels: of the mask where there is one, else of the box.
+    masks: object[M], the counts (bytes) of an object's mask, an RLE of its picture's size, or None where it has no mask;
+      None as a whole when masks were not asked for.
   """
 
   image_ids: tuple[int, ...] | tuple[str, ...]
@@ -43,6 +46,7 @@ class GroundTruth:
   category: np.ndarray
   is_crowd: np.ndarray
   area: np.ndarray
+  masks: np.ndarray | None = None
 
   def __post_init__(self):
     object.__setattr__(self, "_positions", {key: i for i, key in enumerate(self.image_ids)})
@@ -65,17 +69,18 @@ class GroundTruth:
     return position
 
 
-def from_records(records: Iterable[Mapping[str, Any]]) -> GroundTruth:
+def from_records(records: Iterable[Mapping[str, Any]], *, masks: bool = False) -> GroundTruth:
   """Collects what `data.pipeline.groundtruth` yields.
 
   Args:
     records: one mapping for each picture: `source_id` text (or bytes, int), `height`, `width` in pixels,
       `boxes` float[n, 4] (ymin, xmin, ymax, xmax) in original pixels, `class_ids` int[n] original category ids,
       and optionally `is_crowd` bool[n] and `area` float[n] (0 or NaN: that of the box).
+    masks: take `masks` too, n RLEs or None; a record without them has objects without masks.
 
-  Raises: UserError when there is no picture, one comes twice, or lengths differ.
+  Raises: UserError when there is no picture, one comes twice, lengths differ, or a mask is not of its picture's size.
   """
-  keys, sizes, columns = [], [], []
+  keys, sizes, columns, counts = [], [], [], []
   for record in records:
     key = _text(record["source_id"])
     boxes = np.asarray(record["boxes"], np.float64).reshape(-1, 4)
@@ -91,14 +96,31 @@ def from_records(records: Iterable[Mapping[str, Any]]) -> GroundTruth:
       )
     keys.append(key)
     sizes.append((int(record["height"]), int(record["width"])))
+    if masks:
+      counts += _mask_counts(record.get("masks"), n, sizes[-1], key)
     columns.append((xywh, classes, crowd, np.where(area > 0, area, xywh[:, 2] * xywh[:, 3])))
-  counts = [len(c[0]) for c in columns]
+  lengths = [len(c[0]) for c in columns]
   joined = [np.concatenate([c[i] for c in columns]) for i in range(4)] if columns else [np.zeros(0)] * 4
-  return _sorted(keys, sizes, np.repeat(np.arange(len(keys)), counts), *joined)
+  return _sorted(keys, sizes, np.repeat(np.arange(len(keys)), lengths), *joined, counts if masks else None)
 
 
-def from_annotation_file(path: str | os.PathLike) -> tuple[GroundTruth, list[dict]]:
+def _mask_counts(masks: Iterable[mask_lib.RLE | None] | None, n: int, size: tuple[int, int], key: str) -> list:
+  masks = [None] * n if masks is None else list(masks)
+  if len(masks) != n:
+    raise UserError(f"picture {key!r} has {n} boxes and {len(masks)} masks; give None for an object without a mask")
+  if wrong := [mask for mask in masks if mask is not None and tuple(mask["size"]) != size]:
+    raise UserError(
+      f"picture {key!r} is {size} (height, width), a mask of it {tuple(wrong[0]['size'])}; prepare it again"
+    )
+  return [None if mask is None else mask_lib.packed(mask) for mask in masks]
+
+
+def from_annotation_file(path: str | os.PathLike, *, masks: bool = False) -> tuple[GroundTruth, list[dict]]:
   """Reads COCO's annotation JSON.
+
+  Args:
+    path: of the file.
+    masks: take the objects' `segmentation` too; one that does not fit its picture is none.
 
   Returns: the ground truth, and the categories of the file, each with `id` and `name`.
 
@@ -130,10 +152,16 @@ def from_annotation_file(path: str | os.PathLike) -> tuple[GroundTruth, list[dic
   area = np.where(np.isfinite(area), area, boxes[:, 2] * boxes[:, 3])
   crowd = np.asarray([bool(a.get("iscrowd", 0)) for a in annotations], bool)
   sizes = [(int(x.get("height", 0)), int(x.get("width", 0))) for x in images]
-  return _sorted([_text(x["id"]) for x in images], sizes, image, boxes, category, crowd, area), categories
+  counts = None
+  if masks:
+    if unknown := [x["id"] for x, size in zip(images, sizes) if min(size) < 1]:
+      raise UserError(f"annotation file {path!r}: image {unknown[0]} needs height and width in pixels for its masks")
+    rles = [mask_lib.from_segmentation(a.get("segmentation"), sizes[i]) for a, i in zip(annotations, image)]
+    counts = [None if rle is None else mask_lib.packed(rle) for rle in rles]
+  return _sorted([_text(x["id"]) for x in images], sizes, image, boxes, category, crowd, area, counts), categories
 
 
-def _sorted(keys, sizes, image, boxes, category, crowd, area) -> GroundTruth:
+def _sorted(keys, sizes, image, boxes, category, crowd, area, counts) -> GroundTruth:
   if not keys:
     raise UserError("the ground truth holds no picture; check the path or pattern of the evaluation data")
   ids: list = [int(k) for k in keys] if all(_INTEGER.fullmatch(k) for k in keys) else keys
@@ -142,6 +170,10 @@ def _sorted(keys, sizes, image, boxes, category, crowd, area) -> GroundTruth:
   if len(set(ids)) < len(ids):
     twice = sorted({k for k in ids if ids.count(k) > 1})[:5] if len(ids) < 10000 else "some"
     raise UserError(f"the ground truth holds picture(s) {twice} twice; every picture needs a source id of its own")
+  masks = None
+  if counts is not None:
+    masks = np.empty(len(counts), object)
+    masks[:] = counts
   order = sorted(range(len(ids)), key=ids.__getitem__)
   rank = np.empty(len(ids), np.int64)
   rank[order] = np.arange(len(ids))
@@ -153,6 +185,7 @@ def _sorted(keys, sizes, image, boxes, category, crowd, area) -> GroundTruth:
     category=np.asarray(category, np.int64),
     is_crowd=np.asarray(crowd, bool),
     area=np.asarray(area, np.float64),
+    masks=masks,
   )
 
 

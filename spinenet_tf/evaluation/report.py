@@ -36,27 +36,40 @@ def number(value: float) -> str:
 
 def table(metrics: Mapping[str, Any]) -> str:
   """Returns readable text: the twelve numbers, then one line for each class, best first; "-" where nothing
-  counts.
+  counts. Where masks were scored their numbers stand beside those of the boxes.
   """
-  lines = [f"{key:<6} {number(metrics[key]):>6}  {text}" for key, text in METRICS.items()]
+  masks = "mask_AP" in metrics
+  columns = ("AP", "AP50", "AP75", *(("mask_AP",) if masks else ()))
+  lines = [f"{'':<6} {'box':>6} {'mask':>6}"] if masks else []
+  for key, text in METRICS.items():
+    numbers = [number(metrics[name]) for name in (key, f"mask_{key}") if name in metrics]
+    lines.append(f"{key:<6} {' '.join(f'{x:>6}' for x in numbers)}  {text}")
   classes = metrics["per_class"]
   width = max([5, *(len(name) for name in classes)])
-  lines += ["", f"{'class':<{width}} {'AP':>6} {'AP50':>6} {'AP75':>6} {'objects':>8} {'images':>7}"]
+  titles = " ".join(f"{key.replace('_', ' '):>{_width(key)}}" for key in columns)
+  lines += ["", f"{'class':<{width}} {titles} {'objects':>8} {'images':>7}"]
   rank = sorted(classes.items(), key=lambda x: (math.isnan(x[1]["AP"]), -x[1]["AP"] if x[1]["AP"] == x[1]["AP"] else 0))
   for name, row in rank:
-    numbers = " ".join(f"{number(row[key]):>6}" for key in ("AP", "AP50", "AP75"))
+    numbers = " ".join(f"{number(row[key]):>{_width(key)}}" for key in columns)
     lines.append(f"{name:<{width}} {numbers} {row['objects']:>8} {row['images']:>7}")
   return "\n".join(lines)
 
 
+def _width(key: str) -> int:
+  return max(6, len(key))
+
+
 def per_class_csv(metrics: Mapping[str, Any], ids: Iterable[int]) -> str:
-  """Returns CSV text: id, name, AP, AP50, AP75, objects, images; empty fields where a class has no object."""
+  """Returns CSV text: id, name, AP, AP50, AP75, (mask_AP where masks were scored,) objects, images; empty fields where a
+  class has no object.
+  """
   text = io.StringIO()
   writer = csv.writer(text, lineterminator="\n")
-  writer.writerow(["id", "name", "AP", "AP50", "AP75", "objects", "images"])
-  for number, (name, row) in zip(ids, metrics["per_class"].items()):
-    cells = ["" if math.isnan(row[key]) else f"{row[key]:.6f}" for key in ("AP", "AP50", "AP75")]
-    writer.writerow([number, name, *cells, row["objects"], row["images"]])
+  columns = ("AP", "AP50", "AP75", *(("mask_AP",) if "mask_AP" in metrics else ()))
+  writer.writerow(["id", "name", *columns, "objects", "images"])
+  for category, (name, row) in zip(ids, metrics["per_class"].items()):
+    cells = ["" if math.isnan(row[key]) else f"{row[key]:.6f}" for key in columns]
+    writer.writerow([category, name, *cells, row["objects"], row["images"]])
   return text.getvalue()
 
 
