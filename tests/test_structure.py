@@ -16,6 +16,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
   ("train", "evaluate", "predict", "prepare", "describe"),
   ("configs",),
+  ("search",),
   ("training", "serving", "visualize"),
   ("data", "evaluation"),
   ("models",),

@@ -1,0 +1,1 @@
+"""Architecture search: spaces, searchers that ask and tell, the proxy task, the runner."""
