@@ -1,6 +1,7 @@
 """gin: from files and command-line bindings to an `Experiment`. The only module that imports gin.
 
-Names that files can bind: `data.*`, `schedule.*`, `train.*`; `model.*`, `loss.*`, `detection.*` for RetinaNet, or with
+Names that files can bind: `data.*`, `schedule.*`, `train.*`; `model.*`, `loss.*`, `detection.*` for RetinaNet; with
+`train.task = 'mask_rcnn'` `model.*`, `mask_rcnn.*`, `mask_rcnn_loss.*`, `detection.*`; with
 `train.task = 'classification'` `classifier.*`, `classifier_loss.*`; and the parameters of
 optimizers, which `train.optimizer` refers to: `@sgd`, `@adam`, `@rmsprop`, `@lars`, and with tensorflow-addons `@tfa.LAMB` and
 its like. The fields are those of the classes in `training.settings` and of `training.schedules.Schedule`.
@@ -31,10 +32,12 @@ from spinenet_tf.training.tasks import find_task
 
 _PARTS = {
   "model": settings.ModelSettings,
+  "mask_rcnn": settings.MaskRCNNSettings,
   "classifier": settings.ClassifierSettings,
   "data": settings.DataSettings,
   "schedule": Schedule,
   "loss": settings.LossSettings,
+  "mask_rcnn_loss": settings.MaskRCNNLossSettings,
   "classifier_loss": settings.ClassifierLossSettings,
   "detection": settings.DetectionSettings,
   "train": settings.RunSettings,

@@ -52,6 +52,13 @@ def small_object_share(pattern: Any, image_size: tuple[int, int], anchors: Ancho
   return small / total if total else 0.0
 
 
+def small_object_notes(pattern: Any, image_size: tuple[int, int], anchors: AnchorConfig) -> list[str]:
+  """Returns what to tell about small objects: a note, or none where there are few."""
+  share = small_object_share(pattern, image_size, anchors)
+  note = small_object_note(share, image_size, anchors)
+  return [note] if note else []
+
+
 def small_object_note(share: float, image_size: tuple[int, int], anchors: AnchorConfig) -> str | None:
   """Returns what to tell about small objects, None when there are few."""
   if share < WORTH_SAYING:

@@ -55,13 +55,16 @@ class NetworkSettings:
 
 @dataclasses.dataclass(frozen=True)
 class ModelSettings(NetworkSettings):
-  """A RetinaNet; every field means what it does for `build_retinanet`, except:
+  """A detector; every field means what it does for `build_retinanet`, or `build_mask_rcnn`, except:
 
   Attributes:
     architecture: a catalog name, a path to a JSON file, a dictionary, or an `Architecture`.
     num_classes: None takes the number from the data set's meta.json.
     image_size: side in pixels, or (height, width); of the model and of the data.
+    head_convs, head_width: of Mask R-CNN's box head and mask head.
     anchor_size: None takes the architecture's.
+    num_scales: None is 3 for RetinaNet and 1 for Mask R-CNN.
+    prior: not used by Mask R-CNN.
     synchronized: None synchronises batch statistics when there are several replicas.
   """
 
@@ -72,7 +75,7 @@ class ModelSettings(NetworkSettings):
   head_convs: int | None = None
   head_width: int | None = None
   anchor_size: float | None = None
-  num_scales: int = 3
+  num_scales: int | None = None
   aspect_ratios: tuple[float, ...] = (1.0, 2.0, 0.5)
   min_level: int = 3
   max_level: int = 7
@@ -96,26 +99,77 @@ class ModelSettings(NetworkSettings):
   def anchors(self) -> AnchorConfig:
     """Returns the anchors."""
     size = self.anchor_size or self.find_architecture().anchor_size
-    return AnchorConfig(self.min_level, self.max_level, self.num_scales, tuple(self.aspect_ratios), size)
+    return AnchorConfig(self.min_level, self.max_level, self.num_scales or 3, tuple(self.aspect_ratios), size)
 
-  def arguments(self, num_classes: int, replicas: int = 1) -> dict[str, Any]:
-    """Returns the keyword arguments of `build_retinanet` but for the architecture, as plain values."""
-    anchors = dataclasses.asdict(self.anchors())
+  def shared_arguments(self, num_classes: int, replicas: int = 1) -> dict[str, Any]:
+    """Returns the keyword arguments that the builders of all detectors take, as plain values."""
     same = ("head_convs", "head_width", "activation", "stochastic_depth", "dropblock_keep", "dropblock_size")
-    same += ("norm_momentum", "norm_epsilon", "padding", "prior", "min_level", "max_level")
+    same += ("norm_momentum", "norm_epsilon", "padding", "min_level", "max_level")
     return {
       "num_classes": num_classes,
       "input_size": list(self.size),
-      "anchors": anchors,
       "synchronized": replicas > 1 if self.synchronized is None else self.synchronized,
       **{name: getattr(self, name) for name in same},
     }
+
+  def arguments(self, num_classes: int, replicas: int = 1) -> dict[str, Any]:
+    """Returns the keyword arguments of `build_retinanet` but for the architecture, as plain values."""
+    shared = self.shared_arguments(num_classes, replicas)
+    return {**shared, "anchors": dataclasses.asdict(self.anchors()), "prior": self.prior}
 
   def build(self, num_classes: int, replicas: int = 1) -> RetinaNet:
     """Builds the model."""
     arguments = self.arguments(num_classes, replicas)
     arguments.update(input_size=self.size, anchors=self.anchors())
     return build_retinanet(self.find_architecture(), **arguments)
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskRCNNSettings:
+  """What a Mask R-CNN has beside `ModelSettings`: sizes of its heads, and how its stages are sampled for training.
+
+  Attributes:
+    rpn_convs: 3x3 convolutions of the region proposal network; None takes the architecture's.
+    dense_width: of the box head's hidden layer; None takes the architecture's.
+    rpn_positive_iou: overlap from which an anchor is an object.
+    rpn_negative_iou: overlap below which it is background; between the two it does not train.
+    rpn_samples: anchors of an image whose scores train.
+    rpn_positive_share: the most of them that are objects.
+    region_samples: regions of an image that train the box head.
+    region_positive_share: the most of them that are objects.
+    region_positive_iou: overlap from which a region is an object.
+    mask_samples: object regions of an image that train the mask head, at most.
+  """
+
+  rpn_convs: int | None = None
+  dense_width: int | None = None
+  rpn_positive_iou: float = 0.7
+  rpn_negative_iou: float = 0.3
+  rpn_samples: int = 256
+  rpn_positive_share: float = 0.5
+  region_samples: int = 512
+  region_positive_share: float = 0.25
+  region_positive_iou: float = 0.5
+  mask_samples: int = 128
+
+  def __post_init__(self):
+    for name in ("rpn_samples", "region_samples", "mask_samples"):
+      value = getattr(self, name)
+      if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"mask_rcnn.{name} is {value!r}; it must be a whole number from 1 on")
+    for name in ("rpn_positive_share", "region_positive_share", "rpn_positive_iou", "region_positive_iou"):
+      if not 0 < getattr(self, name) <= 1:
+        raise UserError(f"mask_rcnn.{name} is {getattr(self, name)!r}; it must be above 0 and at most 1")
+    if not 0 <= self.rpn_negative_iou <= self.rpn_positive_iou:
+      raise UserError(
+        f"mask_rcnn.rpn_negative_iou is {self.rpn_negative_iou!r}; it must be from 0 to rpn_positive_iou, "
+        f"{self.rpn_positive_iou!r}"
+      )
+    if self.mask_samples > self.region_samples:
+      raise UserError(
+        f"mask_rcnn.mask_samples is {self.mask_samples}; masks are of sampled regions, so at most region_samples, "
+        f"{self.region_samples}"
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +228,7 @@ class DataSettings:
     flip: whether half of the training images are mirrored.
     scale_jitter: detection: range of the random scale of training images.
     max_boxes: detection: objects kept for each image.
+    mask_size: instance masks: side of the grid on which the mask of each object is kept, within its box.
     crop_area, crop_ratio: classification: ranges of the random crop's area, as a share of the image's, and of its width
       by its height.
     eval_crop: classification: side of the central crop of evaluation, as a share of the image's shorter side.
@@ -195,6 +250,7 @@ class DataSettings:
   flip: bool = True
   scale_jitter: tuple[float, float] = (0.5, 2.0)
   max_boxes: int = 100
+  mask_size: int = 112
   crop_area: tuple[float, float] = (0.08, 1.0)
   crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
   eval_crop: float = 0.875
@@ -203,7 +259,7 @@ class DataSettings:
   cache: bool = False
 
   def __post_init__(self):
-    for name in ("batch_size", "eval_batch_size", "max_boxes"):
+    for name in ("batch_size", "eval_batch_size", "max_boxes", "mask_size"):
       value = getattr(self, name)
       if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise UserError(f"data.{name} is {value!r}; it must be a whole number from 1 on")
@@ -219,6 +275,15 @@ class LossSettings:
   gamma: float = 1.5
   huber_delta: float = 0.1
   box_weight: float = 50.0
+  normalizer: str = "global"
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskRCNNLossSettings:
+  """The losses of Mask R-CNN; fields are those of `losses.mask_rcnn.MaskRCNNLoss`."""
+
+  rpn_huber_delta: float = 1 / 9
+  huber_delta: float = 1.0
   normalizer: str = "global"
 
 
@@ -244,7 +309,7 @@ class RunSettings:
   """How long, on what, and what is kept. Durations are steps (an int), "N steps" or "N epochs".
 
   Attributes:
-    task: "retinanet" or "classification".
+    task: "retinanet", "mask_rcnn" or "classification".
     duration: of the run.
     strategy: "auto", "one_device", "mirrored", "multi_worker" or "tpu".
     tpu: name or address of the TPU, for strategy "tpu".
@@ -309,10 +374,12 @@ class Experiment:
   """Everything that decides what a run computes; what the task does not use stays at its default."""
 
   model: ModelSettings = ModelSettings()
+  mask_rcnn: MaskRCNNSettings = MaskRCNNSettings()
   classifier: ClassifierSettings = ClassifierSettings()
   data: DataSettings = DataSettings()
   schedule: Schedule = dataclasses.field(default_factory=Schedule)
   loss: LossSettings = LossSettings()
+  mask_rcnn_loss: MaskRCNNLossSettings = MaskRCNNLossSettings()
   classifier_loss: ClassifierLossSettings = ClassifierLossSettings()
   detection: DetectionSettings = DetectionSettings()
   train: RunSettings = RunSettings()

@@ -99,9 +99,7 @@ class RetinaNetTask(Task):
 
   def notes(self, inputs: Inputs, model: RetinaNet) -> list[str]:
     """Returns a note where many objects are small beside the anchors."""
-    share = checks.small_object_share(inputs.train_pattern, inputs.image_size, model.anchors)
-    note = checks.small_object_note(share, inputs.image_size, model.anchors)
-    return [note] if note else []
+    return checks.small_object_notes(inputs.train_pattern, inputs.image_size, model.anchors)
 
   def post_processing(self) -> dict[str, Any]:
     """Returns thresholds of the detections."""
