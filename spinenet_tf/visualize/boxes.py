@@ -1,9 +1,10 @@
-"""Pictures with labelled boxes.
+"""Pictures with labelled boxes, and masks below them.
 
 Colours belong to class ids, whatever the number of classes: the hue advances by the golden ratio, so neighbours differ
 and no palette runs out. Sizes of lines and text follow the picture. Text stands on a filled label in black or white,
-whichever reads better, within the picture. Labels do not cover each other: where a crowd leaves no room, the boxes with
-the lowest scores go without, and their colour tells the class.
+whichever reads better, within the picture. Labels do not cover each other: where there is no room, the boxes with the
+lowest scores go without, and their colour tells the class. In a crowd, whose labels would hide much of the picture, none
+are drawn, and objects with masks have contours instead of boxes.
 """
 
 from __future__ import annotations
@@ -11,17 +12,29 @@ from __future__ import annotations
 import colorsys
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from spinenet_tf.errors import UserError
+from spinenet_tf.visualize.masks import draw_masks, luminance, shades
 from spinenet_tf.visualize.picture import as_picture, fit, shorten
 
 Box = tuple[float, float, float, float]
 _GOLDEN = 0.6180339887498949
 _TRUTH = (255, 255, 255)
+_CROWDED = 0.3  # of the picture below labels, if there are more than
+_FEW = 20
+
+
+class _Mark(NamedTuple):
+  """An object: (left, top, right, bottom), RLE or bool[H, W] or None."""
+
+  box: Box
+  label: str
+  class_id: int
+  mask: Any
 
 
 def color(class_id: int) -> tuple[int, int, int]:
@@ -41,36 +54,36 @@ def draw(
   truth: Any = None,
   side_by_side: bool = False,
   min_size: int = 0,
+  labels: bool | None = None,
 ) -> Image.Image:
-  """Draws boxes with names and scores, high scores on top.
+  """Draws boxes with names and scores, and masks where there are any; high scores on top.
 
   Args:
     image: uint8[H, W, 3] RGB (or [H, W] grey), or a PIL image.
     detections: `serving.detector.Detections`, or anything with these attributes or keys: `boxes` float[N, 4] (ymin,
-      xmin, ymax, xmax) in pixels of `image`, `classes` int[N], optionally `names` str[N] and `scores` float[N].
+      xmin, ymax, xmax) in pixels of `image`, `classes` int[N], optionally `names` str[N], `scores` float[N] and `masks`,
+      N RLE dicts or bool[N, H, W] of the image's size.
     score_threshold: detections with a lower score are left out.
     truth: ground truth of the same form, without scores; drawn dashed, or in a picture of its own.
     side_by_side: ground truth at the left and detections at the right, instead of one picture with both.
     min_size: the picture is enlarged until its longer side has this many pixels, for text on tiny pictures.
+    labels: write names and scores; unless they would cover much of the picture when None.
 
   Returns: an RGB picture; of the size of `image`, unless enlarged or side by side.
 
-  Raises: UserError when the image is no uint8 picture or lengths differ.
+  Raises: UserError when the image is no uint8 picture, lengths differ, or a mask is of another size than the image.
   """
   picture = as_picture(image)
+  size = (picture.height, picture.width)
   zoom = max(1.0, min_size / max(picture.size))
   if zoom > 1:
     picture = picture.resize([round(zoom * s) for s in picture.size], Image.Resampling.BICUBIC)
-  found = _marks(detections, zoom, score_threshold)
-  expected = _marks(truth, zoom, 0.0)
+  found = _marks(detections, size, zoom, score_threshold)
+  expected = _marks(truth, size, zoom, 0.0)
   if side_by_side:
-    right = picture.copy()
-    _draw_marks(picture, expected, dashed=False)
-    _draw_marks(right, found, dashed=False)
-    return grid([picture, right], columns=2)
-  _draw_marks(picture, expected, dashed=True, labels=not found)
-  _draw_marks(picture, found, dashed=False)
-  return picture
+    return grid([_draw_marks(picture, marks, dashed=False, labels=labels) for marks in (expected, found)], columns=2)
+  picture = _draw_marks(picture, expected, dashed=True, labels=False if found else labels)
+  return _draw_marks(picture, found, dashed=False, labels=labels)
 
 
 def grid(
@@ -108,54 +121,79 @@ def grid(
   return sheet
 
 
-def _marks(source: Any, zoom: float, threshold: float) -> list[tuple[Box, str, int]]:
-  """Boxes as (left, top, right, bottom), label, class; by falling score. Boxes that are not finite are left out."""
+def _marks(source: Any, size: tuple[int, int], zoom: float, threshold: float) -> list[_Mark]:
+  """What to draw, by falling score. Boxes that are not finite are left out."""
   if source is None:
     return []
   get = source.get if isinstance(source, Mapping) else lambda key: getattr(source, key, None)
   boxes = np.asarray(get("boxes"), np.float64).reshape(-1, 4) * zoom
   classes = np.asarray(get("classes")).reshape(-1)
-  scores, names = get("scores"), get("names")
+  scores, names, masks = get("scores"), get("names"), get("masks")
   names = [str(c) for c in classes] if names is None else list(names)
   order = np.arange(len(boxes))
-  if not len(boxes) == len(classes) == len(names) == len(boxes if scores is None else scores):
+  masks = [None] * len(boxes) if masks is None else list(masks)
+  if not len(boxes) == len(classes) == len(names) == len(masks) == len(boxes if scores is None else scores):
     raise UserError(
-      f"{len(boxes)} boxes, {len(classes)} classes, {len(names)} names and "
+      f"{len(boxes)} boxes, {len(classes)} classes, {len(names)} names, {len(masks)} masks and "
       f"{'no' if scores is None else len(scores)} scores cannot be drawn; there must be one for each box"
+    )
+  sizes = {tuple(mask["size"] if isinstance(mask, dict) else np.shape(mask)) for mask in masks if mask is not None}
+  if wrong := sizes - {size}:
+    raise UserError(
+      f"a mask of {wrong.pop()} pixels cannot be drawn on an image of {size} (height, width); they must agree"
     )
   if scores is not None:
     scores = np.asarray(scores, np.float64)
     names = [f"{name} {100 * score:.0f}%" for name, score in zip(names, scores)]
     order = np.argsort(-scores, kind="stable")
     order = order[scores[order] >= threshold]
-  marks = [(tuple(boxes[i, [1, 0, 3, 2]].tolist()), names[i], int(classes[i])) for i in order]
-  return [mark for mark in marks if all(map(math.isfinite, mark[0]))]
+  marks = [_Mark(tuple(boxes[i, [1, 0, 3, 2]].tolist()), names[i], int(classes[i]), masks[i]) for i in order]
+  return [mark for mark in marks if all(map(math.isfinite, mark.box))]
 
 
-def _draw_marks(picture: Image.Image, marks: list[tuple[Box, str, int]], *, dashed: bool, labels: bool = True) -> None:
-  pen = ImageDraw.Draw(picture)
+def _draw_marks(picture: Image.Image, marks: list[_Mark], *, dashed: bool, labels: bool | None) -> Image.Image:
+  """Returns a new picture."""
   side = math.sqrt(picture.width * picture.height)
   line = max(1, round(side / 200))
   font = ImageFont.load_default(size=max(10, round(side / 38)))
   width, height = picture.size
-  clipped = []
-  for (left, top, right, bottom), label, class_id in marks:
+  clipped: list[_Mark] = []
+  for mark in marks:
+    left, top, right, bottom = mark.box
     box = (max(0, left), max(0, top), min(width - 1, right), min(height - 1, bottom))
     if box[0] <= box[2] and box[1] <= box[3]:
-      clipped.append((box, label, class_id))
-  placed: list[tuple[Box, str, int]] = []
-  for box, label, class_id in clipped if labels else ():
-    text = shorten(label, font, width - 4 * line)
-    place = _place(pen.textbbox((0, 0), text, font=font), box, picture.size, line, [p[0] for p in placed])
+      clipped.append(mark._replace(box=box))
+  colors = [_TRUTH if dashed else color(mark.class_id) for mark in clipped]
+  if with_masks := [i for i, mark in enumerate(clipped) if mark.mask is not None]:
+    masks = [clipped[i].mask for i in with_masks]
+    varied = [colors[i] for i in with_masks]
+    if not dashed:
+      varied = shades(varied, np.array([clipped[i].box for i in with_masks]))
+      for i, shade in zip(with_masks, varied):
+        colors[i] = shade
+    picture = draw_masks(picture, masks, varied, max(1, round(side / 300)), fill=not dashed)
+  else:
+    picture = picture.copy()
+  pen = ImageDraw.Draw(picture)
+  texts = [shorten(mark.label, font, width - 4 * line) for mark in clipped]
+  extents = [pen.textbbox((0, 0), text, font=font) for text in texts]
+  covered = sum((right - left + 2 * line) * (bottom - top + 2 * line) for left, top, right, bottom in extents)
+  crowded = covered > _CROWDED * width * height and len(clipped) > _FEW
+  placed: list[tuple[Box, str, tuple[int, int, int]]] = []
+  if labels is None:
+    labels = not crowded
+  for mark, text, extent, fill in zip(clipped, texts, extents, colors) if labels else ():
+    place = _place(extent, mark.box, picture.size, line, [p[0] for p in placed])
     if place is not None:
-      placed.append((place, text, class_id))
-  for box, _, class_id in reversed(clipped):
-    _outline(pen, box, _TRUTH if dashed else color(class_id), line, dashed)
-  for place, text, class_id in placed:
-    fill = color(class_id)
+      placed.append((place, text, fill))
+  for mark, fill in reversed(list(zip(clipped, colors))):
+    if mark.mask is None or not crowded:
+      _outline(pen, mark.box, fill, line, dashed)
+  for place, text, fill in placed:
     pen.rectangle(place, fill=fill)
-    dark = 0.299 * fill[0] + 0.587 * fill[1] + 0.114 * fill[2] > 140
-    pen.text((place[0] + line, place[1] + line), text, font=font, fill="black" if dark else "white", anchor="lt")
+    ink = "black" if luminance(fill) > 140 else "white"
+    pen.text((place[0] + line, place[1] + line), text, font=font, fill=ink, anchor="lt")
+  return picture
 
 
 def _outline(pen: ImageDraw.ImageDraw, box: Box, fill: tuple[int, int, int], line: int, dashed: bool) -> None:

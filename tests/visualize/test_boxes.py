@@ -76,12 +76,33 @@ def test_labels_stay_inside_and_apart(monkeypatch):
   monkeypatch.setattr(lib, "_place", record)
   rng = np.random.default_rng(0)
   corner = rng.uniform(-20, 280, (60, 2))
-  draw(GREY, found(np.concatenate([corner, corner + 40], 1), scores=rng.uniform(0, 1, 60), names=["person"] * 60))
+  draw(
+    GREY,
+    found(np.concatenate([corner, corner + 40], 1), scores=rng.uniform(0, 1, 60), names=["person"] * 60),
+    labels=True,
+  )
   places = [p for p in places if p is not None]
   assert len(places) > 8
   for i, (left, top, right, bottom) in enumerate(places):
     assert 0 <= left < right < 300 and 0 <= top < bottom < 200
     assert not any(lib._overlap(places[i], other) for other in places[:i])
+
+
+def labels_drawn(monkeypatch, count, **arguments):
+  """Draws boxes of 40 x 40 pixels on 300 x 200, and returns for how many of them a label was wanted."""
+  wanted = []
+  monkeypatch.setattr(lib, "_place", lambda *args: wanted.append(args))
+  boxes = [[10, 10, 50, 50]] * count
+  picture = draw(GREY, found(boxes, names=["a name of some length"] * count), **arguments)
+  assert has(picture, color(1)).any()
+  return len(wanted)
+
+
+def test_labels_give_way_in_a_crowd(monkeypatch):
+  assert labels_drawn(monkeypatch, 20) == 20
+  assert labels_drawn(monkeypatch, 21) == 0
+  assert labels_drawn(monkeypatch, 21, labels=True) == 21
+  assert labels_drawn(monkeypatch, 2, labels=False) == 0
 
 
 def test_truth_dashed_or_beside():
