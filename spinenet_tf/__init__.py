@@ -1,4 +1,4 @@
-"""SpineNet for TensorFlow: scale-permuted backbones, RetinaNet, classifiers, training, evaluation.  [Du et al., CVPR 2020]
+"""SpineNet for TensorFlow: scale-permuted backbones, RetinaNet, Mask R-CNN, classifiers, training.  [Du et al., CVPR 2020]
 
 The names below are the stable API; each is imported when it is first used, so `import spinenet_tf` costs nothing.
 
@@ -33,6 +33,7 @@ _HOME = {
   "architecture": "backbones.catalog",
   "build_backbone": "backbones.builder",
   "build_classifier": "models.classifier",
+  "build_mask_rcnn": "models.mask_rcnn",
   "build_retinanet": "models.retinanet",
   "damaged": "backbones.edit",
   "draw": "visualize.boxes",
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
   from spinenet_tf.evaluation.accuracy import AccuracyEvaluator as AccuracyEvaluator
   from spinenet_tf.evaluation.coco import CocoEvaluator as CocoEvaluator
   from spinenet_tf.models.classifier import build_classifier as build_classifier
+  from spinenet_tf.models.mask_rcnn import build_mask_rcnn as build_mask_rcnn
   from spinenet_tf.models.retinanet import build_retinanet as build_retinanet
   from spinenet_tf.serving.classifier import ImageClassifier as ImageClassifier
   from spinenet_tf.serving.detector import Detections as Detections

@@ -11,6 +11,7 @@ from spinenet_tf.backbones.spec import Architecture
 from spinenet_tf.compat import keras
 from spinenet_tf.errors import UserError
 from spinenet_tf.layers.style import ConvStyle
+from spinenet_tf.ops.anchors import AnchorConfig
 
 
 class Network(keras.Model):
@@ -49,6 +50,15 @@ class Network(keras.Model):
     """(height, width) in pixels."""
     return tuple(json.loads(self._config_json)["backbone"]["input_size"])
 
+  def known_size(self) -> tuple[int, int]:
+    """Returns `input_size`.
+
+    Raises: UserError when it is not known.
+    """
+    if None in self.input_size:
+      raise UserError(f"the model's input size is {self.input_size}; finding objects needs one, such as (640, 640)")
+    return self.input_size
+
   def get_config(self) -> dict:
     """Returns the constructor's arguments."""
     return {"name": self.name, **json.loads(self._config_json)}
@@ -63,3 +73,19 @@ def check_num_classes(num_classes: int) -> None:
   """Raises UserError for what is no number of classes."""
   if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
     raise UserError(f"num_classes is {num_classes!r}; it is a whole number from 1 on and leaves background out")
+
+
+def check_levels(architecture: Architecture, levels: tuple[int, ...]) -> None:
+  """Raises UserError when heads ask for levels that the architecture lacks."""
+  if missing := sorted(set(levels) - set(architecture.output_levels)):
+    raise UserError(
+      f"the heads ask for levels {list(levels)}, {architecture.name} offers {list(architecture.output_levels)}; "
+      f"{missing} are missing: change min_level or max_level, or the architecture"
+    )
+
+
+def anchor_config(anchors: AnchorConfig | dict) -> AnchorConfig:
+  """Returns anchors as an `AnchorConfig`: itself, or made from its dictionary."""
+  if isinstance(anchors, AnchorConfig):
+    return anchors
+  return AnchorConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in anchors.items()})

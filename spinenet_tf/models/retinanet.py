@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from typing import Any
+
+import tensorflow as tf
 
 from spinenet_tf.backbones.builder import Backbone
 from spinenet_tf.backbones.catalog import architecture as find_architecture
@@ -12,7 +15,8 @@ from spinenet_tf.compat import keras
 from spinenet_tf.errors import UserError
 from spinenet_tf.heads.retinanet import Tower, prior_bias
 from spinenet_tf.layers.style import ConvStyle
-from spinenet_tf.models.network import Network, check_num_classes
+from spinenet_tf.models.network import Network, anchor_config, check_levels, check_num_classes
+from spinenet_tf.ops import nms
 from spinenet_tf.ops.anchors import AnchorConfig
 
 
@@ -45,10 +49,12 @@ class RetinaNet(Network):
   ):
     if isinstance(backbone, dict):
       backbone = Backbone.from_config(backbone)
-    if isinstance(anchors, dict):
-      anchors = AnchorConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in anchors.items()})
-    levels = tuple(range(anchors.min_level, anchors.max_level + 1))
-    _check(backbone.architecture, num_classes, levels, prior)
+    anchors = anchor_config(anchors)
+    levels = anchors.levels
+    check_num_classes(num_classes)
+    check_levels(backbone.architecture, levels)
+    if not 0 < prior < 1:
+      raise UserError(f"prior is {prior}; it is a probability, above 0 and below 1, usually 0.01")
     style = ConvStyle.of(backbone.get_config()["style"])
     pyramid = {str(level): backbone.output[str(level)] for level in levels}
     towers = {
@@ -81,18 +87,21 @@ class RetinaNet(Network):
   @property
   def levels(self) -> tuple[int, ...]:
     """Pyramid levels that carry anchors, ascending."""
-    return tuple(range(self.anchors.min_level, self.anchors.max_level + 1))
+    return self.anchors.levels
 
+  def find(self, images: tf.Tensor, **detection: Any) -> dict[str, tf.Tensor]:
+    """Finds objects.
 
-def _check(architecture: Architecture, num_classes: int, levels: tuple[int, ...], prior: float) -> None:
-  check_num_classes(num_classes)
-  if missing := sorted(set(levels) - set(architecture.output_levels)):
-    raise UserError(
-      f"the heads ask for levels {list(levels)}, {architecture.name} offers {list(architecture.output_levels)}; "
-      f"{missing} are missing: change min_level or max_level, or the architecture"
-    )
-  if not 0 < prior < 1:
-    raise UserError(f"prior is {prior}; it is a probability, above 0 and below 1, usually 0.01")
+    Args:
+      images: float[B, H, W, 3], normalised pixels.
+      **detection: arguments of `ops.nms.detect`.
+
+    Returns: as `ops.nms.detect`.
+
+    Raises: UserError when the input size is not known, or an argument is out of range.
+    """
+    outputs = self(images, training=False)
+    return nms.detect(outputs, self.anchors, self.known_size(), num_classes=self.num_classes, **detection)
 
 
 def build_retinanet(

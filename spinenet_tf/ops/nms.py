@@ -1,4 +1,4 @@
-"""Detections from a RetinaNet's outputs: scores, decoding, class-wise non-maximum suppression [SpineNet's code].
+"""Detections from a detector's outputs: scores, decoding, class-wise non-maximum suppression [SpineNet's code].
 
 The plain algorithm suppresses each class by itself among all anchors, then keeps the best of all classes. At
 640 pixels that is 76,725 anchors times 80 or 91 classes. Here the best `pre_nms_top_k` pairs (anchor, class)
@@ -61,13 +61,7 @@ def detect(
   Raises:
     UserError: an argument is out of range.
   """
-  for name, value in (("pre_nms_top_k", pre_nms_top_k), ("max_detections", max_detections)):
-    if value < 1:
-      raise UserError(f"{name} is {value}; it must be 1 or more")
-  if not 0 <= score_threshold < 1:
-    raise UserError(f"score_threshold is {score_threshold}; it must be 0 or more and below 1")
-  if not 0 <= iou_threshold <= 1:
-    raise UserError(f"iou_threshold is {iou_threshold}; it must be between 0 and 1")
+  _check(pre_nms_top_k, score_threshold, iou_threshold, max_detections)
   with tf.name_scope("detect"):
     levels = anchors(anchors_config, image_size)
     logits, anchor, label = _best_pairs(outputs["cls_logits"], levels, num_classes, pre_nms_top_k)
@@ -80,6 +74,55 @@ def detect(
     boxes = box_ops.decode(deltas, reference, legacy_plus_one=legacy_plus_one)
     boxes = box_ops.clip(boxes, image_size)
     return suppress(boxes, scores, label, iou_threshold=iou_threshold, max_detections=max_detections)
+
+
+def detect_regions(
+  logits: tf.Tensor,
+  codes: tf.Tensor,
+  regions: tf.Tensor,
+  image_size: tuple[int, int],
+  *,
+  pre_nms_top_k: int = 5000,
+  score_threshold: float = 0.05,
+  iou_threshold: float = 0.5,
+  max_detections: int = 100,
+) -> dict[str, tf.Tensor]:
+  """Turns the second stage's outputs into detections, in float32 whatever the outputs are.
+
+  Args:
+    logits: float[B, N, K + 1], index 0 is background.
+    codes: float[B, N, K, 4], box codes of each class, as of `ops.boxes.encode_region`.
+    regions: float32[B, N, 4], (ymin, xmin, ymax, xmax) in input pixels; those without area are padding.
+    image_size: (height, width) of the network's input in pixels.
+    pre_nms_top_k: pairs (region, class) considered per image, over all classes; >= 1.
+    score_threshold, iou_threshold, max_detections: as of `detect`; a score is the softmax of a class.
+
+  Returns: as `detect`; equal scores by rising region, then class.
+
+  Raises:
+    UserError: an argument is out of range.
+  """
+  _check(pre_nms_top_k, score_threshold, iou_threshold, max_detections)
+  with tf.name_scope("detect_regions"):
+    scores = tf.nn.softmax(tf.cast(logits, tf.float32))[..., 1:]
+    count, num_classes = scores.shape[1:]
+    scores = tf.where((scores > score_threshold) & (box_ops.area(regions) > 0)[..., None], scores, -1.0)
+    index = tf.broadcast_to(tf.range(count)[None], tf.shape(scores)[:2])
+    scores, index = _best_anchors(scores, index, pre_nms_top_k)
+    scores, region, label = _flat_pairs(scores, index, pre_nms_top_k)
+    pair = tf.gather(tf.reshape(codes, [-1, count * num_classes, 4]), region * num_classes + label, batch_dims=1)
+    boxes = box_ops.clip(box_ops.decode_region(pair, tf.gather(regions, region, batch_dims=1)), image_size)
+    return suppress(boxes, scores, label, iou_threshold=iou_threshold, max_detections=max_detections)
+
+
+def _check(pre_nms_top_k: int, score_threshold: float, iou_threshold: float, max_detections: int) -> None:
+  for name, value in (("pre_nms_top_k", pre_nms_top_k), ("max_detections", max_detections)):
+    if value < 1:
+      raise UserError(f"{name} is {value}; it must be 1 or more")
+  if not 0 <= score_threshold < 1:
+    raise UserError(f"score_threshold is {score_threshold}; it must be 0 or more and below 1")
+  if not 0 <= iou_threshold <= 1:
+    raise UserError(f"iou_threshold is {iou_threshold}; it must be between 0 and 1")
 
 
 def _best_pairs(
@@ -100,8 +143,13 @@ def _best_pairs(
     rows.append(tf.cast(logits, tf.float32))
     indices.append(index)
     offset += count
-  logits, index = _best_anchors(tf.concat(rows, axis=1), tf.concat(indices, axis=1), top_k)
-  total = logits.shape[1] * num_classes
+  return _flat_pairs(*_best_anchors(tf.concat(rows, axis=1), tf.concat(indices, axis=1), top_k), top_k)
+
+
+def _flat_pairs(logits: tf.Tensor, index: tf.Tensor, top_k: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+  """The best of float32[B, N, K] logits: these, their rows' int32[B, N] indices and their classes, each [B, T]."""
+  count, num_classes = logits.shape[1:]
+  total = count * num_classes
   best, flat = tf.math.top_k(tf.reshape(logits, [-1, total]), min(top_k, total))
   return best, tf.gather(index, flat // num_classes, batch_dims=1), flat % num_classes
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import numpy as np
 
 KERNELS = ("kernel", "pointwise_kernel", "depthwise_kernel")  # of those present, the first takes the scale
-_NORM = re.compile(r"(?P<scope>.*/|)norm(?P<number>\d*)(?P<level>_level\d+)?$")
+_NORM = re.compile(r"(?P<scope>.*/|)(?:norm(?P<number>\d*)(?P<level>_level\d+)?|(?P<unit>[a-z]+)_norm)$")
 
 
 def fold(weights: Mapping[str, np.ndarray], epsilon: float) -> dict[str, np.ndarray]:
@@ -23,7 +23,7 @@ def fold(weights: Mapping[str, np.ndarray], epsilon: float) -> dict[str, np.ndar
 
   Args:
     weights: of the model as trained, by variable name: "U/norm/gamma" and its like beside "U/conv/kernel"; for towers
-      "U/norm1_level3/gamma" beside "U/conv1/kernel".
+      "U/norm1_level3/gamma" beside "U/conv1/kernel"; "U/dense_norm/gamma" beside "U/dense/kernel".
     epsilon: of the norms.
 
   Returns: "U/conv/kernel" and "U/conv/bias", "U/conv1_level3/kernel" and so on; what has no norm stays as it is.
@@ -35,7 +35,7 @@ def fold(weights: Mapping[str, np.ndarray], epsilon: float) -> dict[str, np.ndar
     match = _NORM.fullmatch(norm)
     if match is None:
       continue
-    source = f"{match['scope']}conv{match['number']}"
+    source = match["scope"] + (match["unit"] or f"conv{match['number']}")
     target = source + (match["level"] or "")
     gamma, beta, mean, variance = (weights[f"{norm}/{x}"] for x in ("gamma", "beta", "moving_mean", "moving_variance"))
     scale = gamma / np.sqrt(variance + epsilon)

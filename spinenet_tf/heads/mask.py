@@ -1,0 +1,95 @@
+"""The second stage's mask head: which pixels of a region are the object.  [He et al. 2017; SpineNet section 4.1]"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from spinenet_tf.compat import keras
+from spinenet_tf.heads.regions import RegionConvolutions, fan_out_normal
+from spinenet_tf.layers.style import ConvStyle
+
+
+@keras.utils.register_keras_serializable("spinenet_tf")
+class Doubling(keras.layers.Layer):
+  """A 2x2 transposed convolution of stride 2: every pixel becomes four by a matrix each, so it is one matrix product.
+
+  Args:
+    filters: output channels, F.
+    use_bias: whether one value for each channel is added.
+
+  Call: float[N, H, W, C] -> float[N, 2 H, 2 W, F]. The kernel is float[C, 2, 2, F]: input, row, column, output.
+  """
+
+  def __init__(self, filters: int, use_bias: bool = True, **kwargs):
+    super().__init__(**kwargs)
+    self.filters, self.use_bias = filters, use_bias
+    self.bias = None
+
+  def build(self, input_shape: tf.TensorShape) -> None:
+    """Makes the variables."""
+    # Each output has one pixel's channels as inputs, each input four outputs: variance 2 / (4 C) is the authors'.
+    initializer = keras.initializers.RandomNormal(stddev=(0.5 / input_shape[-1]) ** 0.5)
+    self.kernel = self.add_weight("kernel", [input_shape[-1], 2, 2, self.filters], initializer=initializer)
+    if self.use_bias:
+      self.bias = self.add_weight("bias", [self.filters], initializer="zeros")
+    super().build(input_shape)
+
+  @tf.autograph.experimental.do_not_convert
+  def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+    """Returns the doubled map."""
+    height, width, channels = inputs.shape[1:]
+    if None in (height, width):
+      height, width = tf.shape(inputs)[1], tf.shape(inputs)[2]
+    products = tf.matmul(tf.reshape(inputs, [-1, channels]), tf.reshape(self.kernel, [channels, -1]))
+    if self.use_bias:
+      products = tf.reshape(products, [-1, self.filters]) + self.bias
+    squares = tf.reshape(products, [-1, height, width, 2, 2 * self.filters])
+    return tf.reshape(tf.transpose(squares, [0, 1, 3, 2, 4]), [-1, 2 * height, 2 * width, self.filters])
+
+  def get_config(self) -> dict:
+    """Returns the constructor's arguments."""
+    return super().get_config() | {"filters": self.filters, "use_bias": self.use_bias}
+
+
+@keras.utils.register_keras_serializable("spinenet_tf")
+class MaskHead(RegionConvolutions):
+  """3x3 convolutions, a doubling of the resolution, then a 1x1 prediction for each class.
+
+  All but the prediction are followed by batch norm and activation.
+
+  Args:
+    num_classes: without background, K.
+    convs: convolutions.
+    filters: their channels, and those of the doubled map.
+    style: a `ConvStyle`, or the dictionary of one.
+
+  Call: float[N, H, W, C] -> float32[N, 2 H, 2 W, K], logits. With `classes`, int32[N] in [0, K), float32[N, 2 H, 2 W], those
+    of each region's own class; the others are not computed.
+  """
+
+  def __init__(
+    self, num_classes: int, convs: int = 4, filters: int = 256, style: ConvStyle | dict | None = None, **kwargs
+  ):
+    super().__init__(convs, filters, style, **kwargs)
+    self.num_classes = num_classes
+    self.double = Doubling(filters, self.style.folded, name="double")
+    self.double_norm = self._norm("double_norm")
+    self.predict = keras.layers.Dense(num_classes, kernel_initializer=fan_out_normal(), name="predict")
+
+  @tf.autograph.experimental.do_not_convert
+  def call(self, crops: tf.Tensor, classes: tf.Tensor | None = None, training: bool | None = None) -> tf.Tensor:
+    """Returns the mask logits."""
+    features = self.double(self._features(crops, training))
+    features = self._activate(features, self.double_norm, training)
+    if classes is None or not self.predict.built:
+      masks = tf.cast(self.predict(features), tf.float32)
+    if classes is None:
+      return masks
+    kernel = tf.gather(tf.transpose(self.predict.kernel), classes)
+    bias = tf.gather(tf.identity(self.predict.bias), classes)
+    masks = tf.einsum("nhwc,nc->nhw", features, kernel)
+    return tf.cast(masks + bias[:, None, None], tf.float32)
+
+  def get_config(self) -> dict:
+    """Returns the constructor's arguments."""
+    return super().get_config() | {"num_classes": self.num_classes}

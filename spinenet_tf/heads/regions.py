@@ -1,0 +1,62 @@
+"""What heads on the features of single regions have in common: convolutions and batch norms."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from spinenet_tf.compat import keras
+from spinenet_tf.layers.convolution import Convolution
+from spinenet_tf.layers.style import ConvStyle
+
+
+class RegionConvolutions(keras.layers.Layer):
+  """`convs` units of 3x3 convolution, batch norm and activation over the features of each region.
+
+  Convolutions before a batch normalisation have no bias; under a folded style they have one, and there are no
+  normalisations.
+
+  Args:
+    convs: how many units.
+    filters: their channels.
+    style: a `ConvStyle`, or the dictionary of one.
+  """
+
+  def __init__(self, convs: int, filters: int, style: ConvStyle | dict | None = None, **kwargs):
+    super().__init__(**kwargs)
+    self.convs, self.filters = convs, filters
+    self.style = ConvStyle.of(style)
+    self.tower = [
+      Convolution(
+        filters,
+        3,
+        padding="same",
+        kernel_initializer=fan_out_normal(),
+        use_bias=self.style.folded,
+        name=f"conv{i + 1}",
+      )
+      for i in range(convs)
+    ]
+    self.norms = [self._norm(f"norm{i + 1}") for i in range(0 if self.style.folded else convs)]
+
+  def _norm(self, name: str) -> keras.layers.Layer | None:
+    """Returns a batch norm; None under a folded style."""
+    return None if self.style.folded else self.style.norm(name)
+
+  def _activate(self, features: tf.Tensor, norm: keras.layers.Layer | None, training: bool | None) -> tf.Tensor:
+    """Returns the features normalised, where there is a norm, and activated."""
+    return self.style.activate(norm(features, training=training) if norm else features)
+
+  def _features(self, crops: tf.Tensor, training: bool | None) -> tf.Tensor:
+    """Returns what comes out of the units, float[N, H, W, filters]."""
+    for i, convolution in enumerate(self.tower):
+      crops = self._activate(convolution(crops), self.norms[i] if self.norms else None, training)
+    return crops
+
+  def get_config(self) -> dict:
+    """Returns the constructor's arguments."""
+    return super().get_config() | {"convs": self.convs, "filters": self.filters, "style": self.style.to_dict()}
+
+
+def fan_out_normal() -> keras.initializers.Initializer:
+  """Returns how the kernels of both heads start: normal, of variance 2 / fan-out.  [He et al. 2015]"""
+  return keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")

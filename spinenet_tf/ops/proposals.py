@@ -1,0 +1,118 @@
+"""Proposals of the region proposal network: decoded, clipped, suppressed within levels.  [Ren et al. 2015; Lin et al. 2017]
+
+One compiled op suppresses, the levels in the place of classes. Where functions must be portable it is TensorFlow's padded
+suppression, which is made of matrix operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from spinenet_tf.ops import boxes as box_ops
+from spinenet_tf.ops import portable
+from spinenet_tf.ops.anchors import AnchorConfig, anchors
+
+ABSENT = -1e9  # score of what fills a level up; no logit is so low
+
+
+def propose(
+  scores: Mapping[str, tf.Tensor],
+  deltas: Mapping[str, tf.Tensor],
+  anchors_config: AnchorConfig,
+  image_size: tuple[int, int],
+  *,
+  pre_nms_top_k: int,
+  iou_threshold: float = 0.7,
+  count: int = 1000,
+) -> tuple[tf.Tensor, tf.Tensor]:
+  """Chooses the boxes that the second stage looks at. No gradient flows back.
+
+  Args:
+    scores: level ("3") -> float[B, H, W, A], logits of "there is an object". What is not finite counts as never.
+    deltas: level -> float[B, H, W, A * 4], box codes relative to the anchors.
+    anchors_config: the anchors the model was built with.
+    image_size: (height, width) of the network's input in pixels.
+    pre_nms_top_k: anchors of each level that are considered, the best ones.
+    iou_threshold: a box is dropped if it overlaps a better one of its level by more than this, in [0, 1].
+    count: N, the most proposals of an image, over all levels.
+
+  Returns: by falling score,
+    float32[B, N, 4], (ymin, xmin, ymax, xmax) in input pixels, clipped to the image; 0 in padding.
+    float32[B, N], probabilities; 0 in padding.
+  """
+  with tf.name_scope("propose"):
+    candidates = [
+      _best_of_level(scores[name], deltas[name], level_anchors, image_size, pre_nms_top_k)
+      for name, level_anchors in anchors(anchors_config, image_size).items()
+    ]
+    suppress = _suppress_portable if portable.wanted() else _suppress
+    boxes, logits = suppress(*zip(*candidates), iou_threshold, count)
+    real = logits > ABSENT
+    boxes = tf.where(real[..., None], boxes, 0.0)
+    return tf.stop_gradient(boxes), tf.stop_gradient(tf.where(real, tf.sigmoid(logits), 0.0))
+
+
+def _best_of_level(
+  scores: tf.Tensor, deltas: tf.Tensor, level_anchors: np.ndarray, image_size: tuple[int, int], top_k: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+  """Returns the boxes float32[B, T, 4] and the logits float32[B, T], falling, of a level; T = min(top_k, all)."""
+  total = len(level_anchors)
+  scores = tf.reshape(tf.cast(scores, tf.float32), [-1, total])
+  deltas = tf.reshape(tf.cast(deltas, tf.float32), [-1, total, 4])
+  scores = tf.where(tf.math.is_finite(scores), tf.maximum(scores, ABSENT / 2), ABSENT)
+  best, index = tf.math.top_k(scores, min(top_k, total))
+  deltas = tf.gather(deltas, index, batch_dims=1)
+  best = tf.where(tf.reduce_all(tf.math.is_finite(deltas), axis=-1), best, ABSENT)
+  boxes = box_ops.decode(tf.where(tf.math.is_finite(deltas), deltas, 0.0), tf.gather(level_anchors, index))
+  return box_ops.clip(boxes, image_size), best
+
+
+def _suppress(
+  boxes: tuple[tf.Tensor, ...], logits: tuple[tf.Tensor, ...], iou_threshold: float, count: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+  """Returns float32[B, count, 4] and logits float32[B, count] of what is left of all levels, by falling logit."""
+  most = max(level.shape[1] for level in logits)
+  boxes = [tf.pad(level, [[0, 0], [0, most - level.shape[1]], [0, 0]]) for level in boxes]
+  logits = [tf.pad(level, [[0, 0], [0, most - level.shape[1]]], constant_values=ABSENT) for level in logits]
+  found = tf.image.combined_non_max_suppression(
+    tf.stack(boxes, axis=2),
+    tf.stack(logits, axis=2),
+    max_output_size_per_class=min(most, count),
+    max_total_size=count,
+    iou_threshold=iou_threshold,
+    score_threshold=ABSENT,
+    clip_boxes=False,
+  )
+  filled = tf.range(count)[None] < found.valid_detections[:, None]
+  return found.nmsed_boxes, tf.where(filled, found.nmsed_scores, ABSENT)
+
+
+def _suppress_portable(
+  boxes: tuple[tf.Tensor, ...], logits: tuple[tf.Tensor, ...], iou_threshold: float, count: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+  """As `_suppress`, level by level, with operations that XLA compiles."""
+  kept_boxes, kept_logits = [], []
+  for level_boxes, level_logits in zip(boxes, logits):
+    size = min(level_logits.shape[1], count)
+    index, valid = tf.image.non_max_suppression_padded(
+      level_boxes,
+      level_logits,
+      size,
+      iou_threshold=iou_threshold,
+      score_threshold=ABSENT,
+      pad_to_max_output_size=True,
+      sorted_input=True,
+      canonicalized_coordinates=True,
+    )
+    filled = tf.range(size)[None] < tf.reshape(valid, [-1, 1])
+    kept_boxes.append(tf.gather(level_boxes, index, batch_dims=1))
+    kept_logits.append(tf.where(filled, tf.gather(level_logits, index, batch_dims=1), ABSENT))
+  boxes, logits = tf.concat(kept_boxes, axis=1), tf.concat(kept_logits, axis=1)
+  missing = max(0, count - logits.shape[1])
+  boxes = tf.pad(boxes, [[0, 0], [0, missing], [0, 0]])
+  logits = tf.pad(logits, [[0, 0], [0, missing]], constant_values=ABSENT)
+  best, index = tf.math.top_k(logits, count)
+  return tf.gather(boxes, index, batch_dims=1), best
