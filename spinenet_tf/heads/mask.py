@@ -5,7 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from spinenet_tf.compat import keras
-from spinenet_tf.heads.regions import RegionConvolutions, fan_out_normal
+from spinenet_tf.heads.regions import RegionConvolutions
 from spinenet_tf.layers.style import ConvStyle
 
 
@@ -74,7 +74,9 @@ class MaskHead(RegionConvolutions):
     self.num_classes = num_classes
     self.double = Doubling(filters, self.style.folded, name="double")
     self.double_norm = self._norm("double_norm")
-    self.predict = keras.layers.Dense(num_classes, kernel_initializer=fan_out_normal(), name="predict")
+    # The authors draw with variance 2 / fan-out, 2 / 91 for COCO; for one class that is 2 and logits start in the tens.
+    initializer = keras.initializers.VarianceScaling(2.0, "fan_in", "untruncated_normal")
+    self.predict = keras.layers.Dense(num_classes, kernel_initializer=initializer, name="predict")
 
   @tf.autograph.experimental.do_not_convert
   def call(self, crops: tf.Tensor, classes: tf.Tensor | None = None, training: bool | None = None) -> tf.Tensor:
