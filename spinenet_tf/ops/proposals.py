@@ -15,7 +15,9 @@ from spinenet_tf.ops import boxes as box_ops
 from spinenet_tf.ops import portable
 from spinenet_tf.ops.anchors import AnchorConfig, anchors
 
-ABSENT = -1e9  # score of what fills a level up; no logit is so low
+# Logits are ordered by a positive number, strength = exp(logit / 4), as the compiled op wants; it stays finite for logits
+# beyond those whose probabilities float32 tells apart. Strength 0 is what fills a level up.
+SHARPNESS, LIMIT = 4.0, 300.0
 
 
 def propose(
@@ -49,70 +51,71 @@ def propose(
       for name, level_anchors in anchors(anchors_config, image_size).items()
     ]
     suppress = _suppress_portable if portable.wanted() else _suppress
-    boxes, logits = suppress(*zip(*candidates), iou_threshold, count)
-    real = logits > ABSENT
+    boxes, strengths = suppress(*zip(*candidates), iou_threshold, count)
+    real = strengths > 0
+    probabilities = tf.sigmoid(SHARPNESS * tf.math.log(tf.where(real, strengths, 1.0)))
     boxes = tf.where(real[..., None], boxes, 0.0)
-    return tf.stop_gradient(boxes), tf.stop_gradient(tf.where(real, tf.sigmoid(logits), 0.0))
+    return tf.stop_gradient(boxes), tf.stop_gradient(tf.where(real, probabilities, 0.0))
 
 
 def _best_of_level(
   scores: tf.Tensor, deltas: tf.Tensor, level_anchors: np.ndarray, image_size: tuple[int, int], top_k: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
-  """Returns the boxes float32[B, T, 4] and the logits float32[B, T], falling, of a level; T = min(top_k, all)."""
+  """Returns the boxes float32[B, T, 4] and their strengths float32[B, T], falling, of a level; T = min(top_k, all)."""
   total = len(level_anchors)
   scores = tf.reshape(tf.cast(scores, tf.float32), [-1, total])
   deltas = tf.reshape(tf.cast(deltas, tf.float32), [-1, total, 4])
-  scores = tf.where(tf.math.is_finite(scores), tf.maximum(scores, ABSENT / 2), ABSENT)
-  best, index = tf.math.top_k(scores, min(top_k, total))
-  deltas = tf.gather(deltas, index, batch_dims=1)
-  best = tf.where(tf.reduce_all(tf.math.is_finite(deltas), axis=-1), best, ABSENT)
-  boxes = box_ops.decode(tf.where(tf.math.is_finite(deltas), deltas, 0.0), tf.gather(level_anchors, index))
+  usable = tf.math.is_finite(scores) & tf.reduce_all(tf.math.is_finite(deltas), axis=-1)
+  strengths = tf.where(usable, tf.exp(tf.clip_by_value(scores, -LIMIT, LIMIT) / SHARPNESS), 0.0)
+  best, index = tf.math.top_k(strengths, min(top_k, total))
+  deltas = tf.where((best > 0)[..., None], tf.gather(deltas, index, batch_dims=1), 0.0)
+  boxes = box_ops.decode(deltas, tf.gather(level_anchors, index))
   return box_ops.clip(boxes, image_size), best
 
 
 def _suppress(
-  boxes: tuple[tf.Tensor, ...], logits: tuple[tf.Tensor, ...], iou_threshold: float, count: int
+  boxes: tuple[tf.Tensor, ...], strengths: tuple[tf.Tensor, ...], iou_threshold: float, count: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
-  """Returns float32[B, count, 4] and logits float32[B, count] of what is left of all levels, by falling logit."""
-  most = max(level.shape[1] for level in logits)
+  """Returns float32[B, count, 4] and strengths float32[B, count] of what is left of all levels, by falling strength."""
+  most = max(level.shape[1] for level in strengths)
   boxes = [tf.pad(level, [[0, 0], [0, most - level.shape[1]], [0, 0]]) for level in boxes]
-  logits = [tf.pad(level, [[0, 0], [0, most - level.shape[1]]], constant_values=ABSENT) for level in logits]
+  strengths = [tf.pad(level, [[0, 0], [0, most - level.shape[1]]]) for level in strengths]
   found = tf.image.combined_non_max_suppression(
     tf.stack(boxes, axis=2),
-    tf.stack(logits, axis=2),
+    tf.stack(strengths, axis=2),
     max_output_size_per_class=min(most, count),
     max_total_size=count,
     iou_threshold=iou_threshold,
-    score_threshold=ABSENT,
+    score_threshold=0.0,
     clip_boxes=False,
   )
   filled = tf.range(count)[None] < found.valid_detections[:, None]
-  return found.nmsed_boxes, tf.where(filled, found.nmsed_scores, ABSENT)
+  return found.nmsed_boxes, tf.where(filled, found.nmsed_scores, 0.0)
 
 
 def _suppress_portable(
-  boxes: tuple[tf.Tensor, ...], logits: tuple[tf.Tensor, ...], iou_threshold: float, count: int
+  boxes: tuple[tf.Tensor, ...], strengths: tuple[tf.Tensor, ...], iou_threshold: float, count: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
   """As `_suppress`, level by level, with operations that XLA compiles."""
-  kept_boxes, kept_logits = [], []
-  for level_boxes, level_logits in zip(boxes, logits):
-    size = min(level_logits.shape[1], count)
+  kept_boxes, kept_strengths = [], []
+  for level_boxes, level_strengths in zip(boxes, strengths):
+    size = min(level_strengths.shape[1], count)
     index, valid = tf.image.non_max_suppression_padded(
       level_boxes,
-      level_logits,
+      level_strengths,
       size,
       iou_threshold=iou_threshold,
-      score_threshold=ABSENT,
+      score_threshold=0.0,
       pad_to_max_output_size=True,
       sorted_input=True,
       canonicalized_coordinates=True,
     )
     filled = tf.range(size)[None] < tf.reshape(valid, [-1, 1])
     kept_boxes.append(tf.gather(level_boxes, index, batch_dims=1))
-    kept_logits.append(tf.where(filled, tf.gather(level_logits, index, batch_dims=1), ABSENT))
-  boxes, logits = tf.concat(kept_boxes, axis=1), tf.concat(kept_logits, axis=1)
-  missing = max(0, count - logits.shape[1])
+    kept_strengths.append(tf.where(filled, tf.gather(level_strengths, index, batch_dims=1), 0.0))
+  boxes, strengths = tf.concat(kept_boxes, axis=1), tf.concat(kept_strengths, axis=1)
+  missing = max(0, count - strengths.shape[1])
   boxes = tf.pad(boxes, [[0, 0], [0, missing], [0, 0]])
-  logits = tf.pad(logits, [[0, 0], [0, missing]], constant_values=ABSENT)
-  best, index = tf.math.top_k(logits, count)
+  strengths = tf.pad(strengths, [[0, 0], [0, missing]])
+  best, index = tf.math.top_k(strengths, count)
   return tf.gather(boxes, index, batch_dims=1), best

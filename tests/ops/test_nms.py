@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from spinenet_tf.errors import UserError
 from spinenet_tf.ops.anchors import AnchorConfig, anchors, feature_size
-from spinenet_tf.ops.nms import detect, suppress
+from spinenet_tf.ops.nms import detect, detect_regions, suppress
 
 SIZE = (64, 96)
 CONFIG = AnchorConfig(num_scales=1)
@@ -182,3 +182,68 @@ def test_saved_model_with_any_batch(tmp_path):
 def test_refuses(wrong):
   with pytest.raises(UserError, match=next(iter(wrong))):
     detect(random_outputs(np.random.default_rng(0), 1), CONFIG, SIZE, num_classes=CLASSES, **wrong)
+
+
+def region_outputs(rng, batch=2, count=30, num_classes=3):
+  centre, side = rng.uniform(0, SIZE, (batch, count, 2)), rng.uniform(8, 40, (batch, count, 2))
+  regions = np.clip(np.concatenate([centre - side / 2, centre + side / 2], -1), 0, [*SIZE, *SIZE]).astype(np.float32)
+  logits = rng.normal(0, 2, (batch, count, num_classes + 1)).astype(np.float32)
+  codes = rng.normal(0, 1, (batch, count, num_classes, 4)).astype(np.float32)
+  return logits, codes, regions
+
+
+def test_regions_by_hand():
+  regions = np.zeros([1, 4, 4], np.float32)  # the last one is padding
+  regions[0, :3] = [[0, 0, 20, 20], [0, 0, 20, 20], [10, 10, 60, 90]]
+  logits = np.full([1, 4, 3], -9.0, np.float32)
+  logits[0, 0, 1], logits[0, 1, 1], logits[0, 1, 2] = 9, 8, 8  # the second region is as much of class 0 as of class 1
+  logits[0, 2, 0] = 9  # background
+  logits[0, 3, 1] = 9
+  codes = np.zeros([1, 4, 2, 4], np.float32)
+  codes[0, 1, 1] = [5, 0, 0, 5 * np.log(2)]  # down by half, twice as wide: -10 to 30, clipped
+  found = detect_regions(logits, codes, regions, SIZE, max_detections=5)
+  assert found["num_detections"].numpy().tolist() == [2]
+  assert found["detection_classes"].numpy().tolist() == [[0, 1, -1, -1, -1]]
+  np.testing.assert_allclose(found["detection_boxes"][0, :3], [[0, 0, 20, 20], [10, 0, 30, 30], [0] * 4], atol=1e-4)
+  np.testing.assert_allclose(found["detection_scores"][0], [1, 0.5, 0, 0, 0], atol=1e-6)
+
+
+def test_regions_equal_model_gardens():
+  peer = pytest.importorskip("official.vision.modeling.layers.detection_generator")
+  logits, codes, regions = region_outputs(np.random.default_rng(0))
+  theirs = np.concatenate([np.zeros_like(codes[:, :, :1]), codes], axis=2).reshape(*codes.shape[:2], -1)
+  expected = peer.DetectionGenerator()(
+    tf.constant(theirs),
+    tf.constant(logits),
+    tf.constant(regions),
+    tf.constant([list(map(float, SIZE))] * 2),
+    [10, 10, 5, 5],
+  )
+  found = detect_regions(logits, codes, regions, SIZE)
+  assert found["num_detections"].numpy().tolist() == expected["num_detections"].numpy().tolist()
+  for image, count in enumerate(found["num_detections"].numpy()):
+    assert count > 20
+    for key, shift in (("boxes", 0), ("scores", 0), ("classes", 1)):  # theirs count background
+      ours, peers = (x[f"detection_{key}"][image, :count].numpy() for x in (found, expected))
+      np.testing.assert_allclose(ours + shift, peers, atol=1e-3, err_msg=key)
+
+
+def test_regions_with_fewer_pairs_considered():
+  logits, codes, regions = region_outputs(np.random.default_rng(1))
+  every, few = (detect_regions(logits, codes, regions, SIZE, pre_nms_top_k=k, iou_threshold=1.0) for k in (5000, 12))
+  assert few["num_detections"].numpy().tolist() == [12, 12]
+  for key in ("detection_boxes", "detection_scores", "detection_classes"):
+    np.testing.assert_array_equal(few[key][:, :12], every[key][:, :12])
+
+
+def test_regions_that_are_not_finite_are_not_found():
+  logits, codes, regions = region_outputs(np.random.default_rng(2))
+  logits[0], codes[1], regions[1, 3] = np.nan, np.nan, np.nan
+  found = detect_regions(logits, codes, regions, SIZE)
+  assert found["num_detections"].numpy()[0] == 0
+
+
+@pytest.mark.parametrize(("name", "value"), [("score_threshold", 1.0), ("max_detections", 0)])
+def test_regions_refuse_arguments_out_of_range(name, value):
+  with pytest.raises(UserError, match=f"{name} is {value}"):
+    detect_regions(*region_outputs(np.random.default_rng(0)), SIZE, **{name: value})
