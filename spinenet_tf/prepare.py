@@ -1,6 +1,6 @@
 """Data to TFRecord: `python -m spinenet_tf.prepare coco|synthetic|images|imagenet|inaturalist --output=DIR ...`.
 
-  coco         boxes: an instances JSON and its images:   --annotations --images
+  coco         boxes: an instances JSON and its images:   --annotations --images [--nomasks]
   synthetic    textured shapes from a seed:               [--train --val --size --seed]
   images       labels: a folder per class, or a list:     --images [--annotations=CSV|JSON --classes]
   imagenet     labels: the ILSVRC-2012 layout:            --images [--synsets --ground_truth]
@@ -22,7 +22,7 @@ from spinenet_tf.errors import UserError, run_command
 
 _COMMON = ("images", "split", "shards", "workers", "strict", "runner", "beam_options")
 _KINDS = {  # flags of each kind beside --output and --overwrite
-  "coco": ("annotations", *_COMMON),
+  "coco": ("annotations", "masks", *_COMMON),
   "synthetic": ("train", "val", "size", "seed"),
   "images": ("annotations", "classes", *_COMMON),
   "imagenet": ("synsets", "ground_truth", *_COMMON),
@@ -47,6 +47,7 @@ def define_flags() -> None:
   flags.DEFINE_string("synsets", None, "imagenet: text file, a line 'n01440764 tench, Tinca tinca' per class.")
   flags.DEFINE_string("ground_truth", None, "imagenet: the list of labels of a flat folder.")
   flags.DEFINE_bool("bbox", False, "inaturalist: a crop around each box, enlarged 1.5 times.")
+  flags.DEFINE_bool("masks", True, "coco: write instance masks where the JSON has any.")
   flags.DEFINE_string("split", "train", "Name of this part: train, val, ...")
   flags.DEFINE_integer("shards", None, "Files to write; by default one per 500 images, at most 256.")
   flags.DEFINE_integer("workers", min(8, os.cpu_count() or 1), "Processes.")

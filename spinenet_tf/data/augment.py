@@ -123,6 +123,14 @@ def transform_boxes(boxes: tf.Tensor, where: Geometry) -> tuple[tf.Tensor, tf.Te
   return moved, tf.logical_and(moved[:, 2] > moved[:, 0], moved[:, 3] > moved[:, 1])
 
 
+def stored_boxes(boxes: tf.Tensor, where: Geometry) -> tf.Tensor:
+  """Boxes float32[N, 4] in input pixels to pixels of the stored image; where it was flipped xmin > xmax."""
+  shift, scale = (tf.tile(v, [2]) for v in (where.shift, where.scale))
+  boxes = boxes / scale + shift
+  width = tf.cast(where.original[1], tf.float32)
+  return tf.where(where.flip, boxes * [1.0, -1.0, 1.0, -1.0] + [0.0, width, 0.0, width], boxes)
+
+
 def decode_window(encoded: tf.Tensor, draws: Draw, image_size: tuple[int, int]) -> tuple[tf.Tensor, Geometry]:
   """Decodes and augments one image.
 

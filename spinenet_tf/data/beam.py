@@ -14,6 +14,7 @@ from spinenet_tf.data import convert, shards
 from spinenet_tf.errors import UserError
 
 _ERRORS_KEPT = 5
+_IDS_KEPT = 10  # of annotations with a note on their mask, as in the report
 
 
 def write(
@@ -80,6 +81,8 @@ def write(
     hidden = bad - len(summary["errors"])
     convert.raise_image_errors(summary["errors"] + ["..."] * hidden, len(items))
   report.add_notes(note for note, count in summary["notes"].items() for _ in range(count))
+  faults = summary["mask_notes"].items()
+  report.add_masks(summary["masks"], [(r, i) for r, (count, ids) in faults for i in ids + [None] * (count - len(ids))])
   errors = iter(summary["errors"])
   for category, count in summary["bad"].items():
     for _ in range(count):
@@ -108,16 +111,31 @@ def _serialized(record: convert.Record) -> bytes:
 def _facts(record: convert.Record) -> dict:
   errors = [record.error] if record.error else []
   bad = {record.category: 1} if record.error else {}
-  return {"notes": dict.fromkeys(record.notes, 1), "errors": errors, "bad": bad}
+  masks: dict[str, list] = {}
+  for reason, identity in record.mask_notes:
+    masks.setdefault(reason, [0, []])[0] += 1
+    masks[reason][1].append(identity)
+  return {
+    "notes": dict.fromkeys(record.notes, 1),
+    "errors": errors,
+    "bad": bad,
+    "masks": record.masks,
+    "mask_notes": {reason: [count, ids[:_IDS_KEPT]] for reason, (count, ids) in masks.items()},
+  }
 
 
 def _merge(parts: Iterable[dict]) -> dict:
-  """Sums what `_facts` gives; associative, and keeps the first few errors only."""
+  """Sums what `_facts` gives; associative, and keeps the first few errors and ids only."""
   notes: collections.Counter = collections.Counter()
   bad: collections.Counter = collections.Counter()
   errors: list[str] = []
+  masks, faults = 0, {}
   for part in parts:
+    masks += part["masks"]
+    for reason, (count, ids) in part["mask_notes"].items():
+      known = faults.get(reason, [0, []])
+      faults[reason] = [known[0] + count, (known[1] + ids)[:_IDS_KEPT]]
     notes.update(part["notes"])
     errors = (errors + part["errors"])[:_ERRORS_KEPT]
     bad.update(part["bad"])
-  return {"notes": dict(notes), "errors": errors, "bad": dict(bad)}
+  return {"notes": dict(notes), "errors": errors, "bad": dict(bad), "masks": masks, "mask_notes": faults}

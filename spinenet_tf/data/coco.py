@@ -28,7 +28,7 @@ class Item:
     path: the image file; file_name: as in the annotations; source_id: the image's id as text.
     height, width: in pixels.
     objects: dicts of box (ymin, xmin, ymax, xmax) in pixels, id (category), name, is_crowd (0 or 1), area
-      (pixels^2).
+      (pixels^2); where masks are wanted also annotation (its id) and segmentation (as in the JSON).
   """
 
   path: str
@@ -43,6 +43,8 @@ class Item:
 class Coco:
   """A checked data set: categories sorted by id, images in JSON order, the report so far, a hash of the
   JSON.
+
+  `report.with_masks`: masks are wanted and at least one object has a segmentation.
   """
 
   categories: tuple[Category, ...]
@@ -51,12 +53,13 @@ class Coco:
   fingerprint: str
 
 
-def read(annotations: str | os.PathLike, images: str | os.PathLike, strict: bool = False) -> Coco:
+def read(annotations: str | os.PathLike, images: str | os.PathLike, strict: bool = False, masks: bool = False) -> Coco:
   """Reads a COCO detection file.
 
   Args:
     annotations: the JSON file; images: the folder that its file names are relative to.
     strict: treat boxes without area or outside the image as errors instead of dropping them.
+    masks: keep each object's segmentation, where the file has any.
   Raises: UserError naming the file, the value and the rule.
   """
   where, images = os.fspath(annotations), os.fspath(images)
@@ -64,7 +67,7 @@ def read(annotations: str | os.PathLike, images: str | os.PathLike, strict: bool
   categories = read_categories(data["categories"], where)
   items = _images(data["images"], where, images)
   report = Report(images=len(items))
-  _annotations(data["annotations"], where, items, {c.id: c.name for c in categories}, report)
+  _annotations(data["annotations"], where, items, {c.id: c.name for c in categories}, report, masks)
   if strict and report.dropped:
     counts = ", ".join(
       f"{count} {reason} (annotations {_ids(report.examples[reason])})" for reason, count in report.dropped.items()
@@ -133,8 +136,9 @@ def _images(entries: list, where: str, folder: str) -> dict[Any, Item]:
   return items
 
 
-def _annotations(entries: list, where: str, items: dict, names: dict[int, str], report: Report) -> None:
+def _annotations(entries: list, where: str, items: dict, names: dict[int, str], report: Report, masks: bool) -> None:
   """Checks each annotation and appends it to its image."""
+  masks = report.with_masks = masks and any(isinstance(e, dict) and e.get("segmentation") for e in entries)
   for entry in entries:
     if not isinstance(entry, dict) or any(key not in entry for key in ("image_id", "category_id")):
       raise UserError(f"{where}: annotation {_short(entry)} needs an image_id and a category_id")
@@ -164,7 +168,10 @@ def _annotations(entries: list, where: str, items: dict, names: dict[int, str], 
       area = (box[2] - box[0]) * (box[3] - box[1])
     crowd = int(bool(entry.get("iscrowd", 0)))
     category = entry["category_id"]
-    item.objects.append({"box": box, "id": category, "name": names[category], "is_crowd": crowd, "area": float(area)})
+    found = {"box": box, "id": category, "name": names[category], "is_crowd": crowd, "area": float(area)}
+    if masks:
+      found.update(annotation=entry.get("id"), segmentation=entry.get("segmentation"))
+    item.objects.append(found)
   _unique([e["id"] for e in entries if "id" in e], "annotation id", where)
   for item in items.values():
     report.add_image(item.height, item.width, item.objects)

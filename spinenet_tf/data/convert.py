@@ -9,6 +9,7 @@ the split.
 from __future__ import annotations
 
 import collections
+import functools
 import hashlib
 import multiprocessing
 import os
@@ -18,6 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Callable, NamedTuple, Protocol
 
 from spinenet_tf.data import coco, image_io, meta, shards, tfrecord
+from spinenet_tf.data import masks as mask_files
 from spinenet_tf.errors import UserError
 
 _CHUNK = 8  # images per task
@@ -28,12 +30,17 @@ _SHARD_IMAGES, _MOST_SHARDS = 500, 256  # by default
 class Record(NamedTuple):
   """One converted image: the serialised example, what was particular about it, or what is wrong with it; its
   class where it has one.
+
+  Attributes:
+    masks: objects with a mask; mask_notes: (a key of `report.MASK_WORDS` or `MASK_KEPT`, annotation id).
   """
 
   serialized: bytes
   notes: tuple[str, ...] = ()
   error: str = ""
   category: str = ""
+  masks: int = 0
+  mask_notes: tuple[tuple[str, Any], ...] = ()
 
 
 OnBad = Callable[[str, str], None]  # (what is wrong, class)
@@ -44,6 +51,9 @@ class Facts(Protocol):
 
   def add_notes(self, notes: Iterable[str]) -> None:
     """Counts what was particular about an image file."""
+
+  def add_masks(self, count: int, notes: Iterable[tuple[str, Any]]) -> None:
+    """Counts objects with a mask, and what was particular about masks."""
 
   def to_dict(self) -> dict[str, Any]:
     """JSON-ready."""
@@ -61,6 +71,7 @@ def prepare_coco(
   num_shards: int | None = None,
   workers: int = 1,
   strict: bool = False,
+  masks: bool = True,
   overwrite: bool = False,
   runner: str = "local",
   beam_options: Sequence[str] = (),
@@ -73,16 +84,17 @@ def prepare_coco(
     split: name of this part; all splits of a folder must have the same categories.
     num_shards: files to write, by default one per 500 images and at most 256.
     workers: processes (spawned: call from under `if __name__ == "__main__"` with more than one).
-    strict: boxes without area or outside the image are errors.
+    strict: boxes without area or outside the image are errors, and so is an object without a usable mask.
+    masks: write the masks of the objects, where the JSON has any.
     overwrite: replace another data set in `output`.
     runner: "local", or "beam" (extra [beam]) with `beam_options`, flags of a Beam pipeline.
   Returns: the report, line by line.
   Raises: UserError for bad annotations, images or options; nothing usable is left then.
   """
-  data = coco.read(annotations, images, strict)
+  data = coco.read(annotations, images, strict, masks)
   convert(
     data.items,
-    make_record,
+    functools.partial(make_record, with_masks=data.report.with_masks, strict=strict),
     os.fspath(output),
     split=split,
     categories=data.categories,
@@ -138,23 +150,32 @@ def convert(
   commit(output, split, written, categories, report, fingerprint, overwrite, task)
 
 
-def make_record(item: coco.Item) -> Record:
-  """Reads, checks and encodes one image; the function that every runner maps over the items."""
+def make_record(item: coco.Item, with_masks: bool = False, strict: bool = False) -> Record:
+  """Reads, checks and encodes one image; the function that every runner maps over the items.
+
+  Args:
+    item: the image; with_masks: write the masks of its objects; strict: one that cannot be used is an error.
+  """
   try:
     image = image_io.store(image_io.read_bytes(item.path), item.path, item.height, item.width)
+    objects, notes = item.objects, []
+    if with_masks:
+      objects, notes = mask_files.add(objects, item.height, item.width, item.file_name, strict)
   except UserError as error:
     return Record(b"", (), str(error))
   return Record(
-    tfrecord.detection_record(
+    serialized=tfrecord.detection_record(
       encoded=image.encoded,
       image_format=image.image_format,
       height=image.height,
       width=image.width,
       file_name=item.file_name,
       source_id=item.source_id,
-      objects=item.objects,
+      objects=objects,
     ),
-    image.notes,
+    notes=image.notes,
+    masks=sum(one.get("mask") is not None for one in objects),
+    mask_notes=tuple(notes),
   )
 
 
@@ -263,6 +284,7 @@ def write(
       writer.write(record.serialized)
       counts[names[shard]] += 1
       report.add_notes(record.notes)
+      report.add_masks(record.masks, record.mask_notes)
     if not on_bad or len(errors) == examples:
       raise_image_errors(errors, examples)
   except BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -37,18 +38,21 @@ def explanation(error: tf.errors.OpError, pattern: meta.Pattern) -> str | None:
   image_words = ("JPEG", "jpeg", "PNG", "GIF", "BMP", "image", "Image")
   if not isinstance(error, tf.errors.DataLossError) and not any(word in message for word in image_words):
     return None
-  for file in shards.find(pattern):
-    bad = _first_bad_record(file)
+  for file, masks in itertools.product(shards.find(pattern), (False, True)):
+    bad = _first_bad_record(file, masks)
     if bad:
       return f"{file}: {bad}; run `prepare` again, or copy the file again, or remove the image"
   return None
 
 
-def _first_bad_record(file: str) -> str | None:
-  """Reads and decodes everything in a file. Returns: what is wrong with the first bad record, or None."""
+def _first_bad_record(file: str, masks: bool) -> str | None:
+  """Reads a file and decodes its images, or its masks. Returns: what is wrong with the first bad record, or None."""
 
   def decodes(number, serialized):
-    record = records.parse(serialized, tf.constant(file))
+    record = records.parse(serialized, tf.constant(file), masks)
+    if masks:
+      given = tf.boolean_mask(record["mask"], tf.strings.length(record["mask"]) > 0)
+      return number, tf.map_fn(lambda png: tf.size(tf.io.decode_png(png)), given, fn_output_signature=tf.int32)
     image = tf.io.decode_image(record["encoded"], channels=3, expand_animations=False)
     return number, tf.size(image)
 
@@ -65,7 +69,7 @@ def _first_bad_record(file: str) -> str | None:
       example = tf.train.Example.FromString(serialized.numpy())
       name = example.features.feature["image/source_id"].bytes_list.value
       called = repr(name[0].decode()) if name else "missing"
-      return f"record {good + 1} (source_id {called}) cannot be decoded: {_short(reason)}"
+      return f"record {good + 1} (source_id {called}) {'has a mask that ' * masks}cannot be decoded: {_short(reason)}"
   except Exception as error:
     return f"record {good + 1} cannot be read: {_short(str(error))}"
   return None

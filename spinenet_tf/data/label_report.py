@@ -75,6 +75,9 @@ class LabelReport:
     """Counts what was particular about an image file."""
     self.conversions.update(notes)
 
+  def add_masks(self, count: int, notes: Iterable[tuple[str, Any]]) -> None:
+    """Nothing: images with a label have no masks."""
+
   def check_strict(self, names: Sequence[str]) -> None:
     """Raises UserError where anything was left out, or there is one class only."""
     problems = [self.line(reason) for reason in self.left_out]

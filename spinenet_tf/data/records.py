@@ -8,22 +8,26 @@ from __future__ import annotations
 import tensorflow as tf
 
 USER_ERROR = "spinenet_tf data error: "  # marks, inside TensorFlow's error text, what `explain_errors` shows
+_MASK_CROP, _MASK = "image/object/mask_crop", "image/object/mask"
 _IMAGE = {
   name: tf.io.FixedLenFeature([], tf.string, "") for name in ("image/encoded", "image/source_id", "image/filename")
 }
 
 
-def parse(serialized: tf.Tensor, file: tf.Tensor) -> dict[str, tf.Tensor]:
+def parse(serialized: tf.Tensor, file: tf.Tensor, masks: bool = False) -> dict[str, tf.Tensor]:
   """Parses one record without decoding its image.
 
   Args:
     serialized: string[], a tf.train.Example.
     file: string[], the shard it came from, for error texts.
+    masks: whether to read the masks of the objects.
   Returns: a dict of
     encoded string[], source_id string[] (else the file name, else a hash of the image),
     size int32[2] (height, width in pixels as the record says, -1 unknown),
     boxes float32[N, 4] (ymin, xmin, ymax, xmax) as fractions of the image in [0, 1],
-    labels int64[N] original category ids, is_crowd bool[N], area float32[N] pixels^2 (-1 unknown).
+    labels int64[N] original category ids, is_crowd bool[N], area float32[N] pixels^2 (-1 unknown);
+    with `masks` also mask string[N], PNG files, "" where there is none, each of the whole image or a part of it,
+    mask_corner int32[N, 2], (y, x) of that part in pixels.
   Raises: tf.errors.InvalidArgumentError at run time, naming shard and record.
   """
 
@@ -40,6 +44,9 @@ def parse(serialized: tf.Tensor, file: tf.Tensor) -> dict[str, tf.Tensor]:
   }
   sides = [f"image/object/bbox/{side}" for side in ("ymin", "xmin", "ymax", "xmax")]
   features.update({side: sequence(tf.float32) for side in sides})
+  if masks:
+    features.update({name: sequence(tf.string) for name in (_MASK, _MASK_CROP)})
+    features.update({f"{_MASK_CROP}/{side}": sequence(tf.int64) for side in ("ymin", "xmin")})
   record = tf.io.parse_single_example(serialized, features)
 
   encoded, source_id = record["image/encoded"], _identity(record)
@@ -79,6 +86,7 @@ def parse(serialized: tf.Tensor, file: tf.Tensor) -> dict[str, tf.Tensor]:
     return tf.cond(tf.size(values) == count, lambda: values, lambda: tf.fill([count], tf.cast(missing, values.dtype)))
 
   return {
+    **(_masks(record, count, file, source_id) if masks else {}),
     "encoded": encoded,
     "source_id": source_id,
     "size": tf.cast(tf.stack([record["image/height"], record["image/width"]]), tf.int32),
@@ -87,6 +95,24 @@ def parse(serialized: tf.Tensor, file: tf.Tensor) -> dict[str, tf.Tensor]:
     "is_crowd": optional("image/object/is_crowd", 0) > 0,
     "area": optional("image/object/area", -1),
   }
+
+
+def _masks(record: dict[str, tf.Tensor], count: tf.Tensor, file: tf.Tensor, source_id: tf.Tensor) -> dict:
+  """The masks of the objects: crops, else whole images, else none."""
+  crops, whole = record[_MASK_CROP], record[_MASK]
+  corners = [record[f"{_MASK_CROP}/{side}"] for side in ("ymin", "xmin")]
+  lengths = tf.stack([tf.size(v) for v in (crops, *corners)])
+  fits = [tf.reduce_all(tf.logical_or(n == 0, n == count)) for n in (lengths, tf.size(whole))]
+  fits.append(tf.reduce_all(lengths == lengths[0]))
+  text = ["has ", count, " labels but ", lengths, " mask crops and corners, ", tf.size(whole), " masks; one per object"]
+  with tf.control_dependencies([check(tf.reduce_all(fits), file, source_id, text)]):
+    has_crops = tf.size(crops) > 0
+  none = tf.fill([count], "")
+  mask = tf.cond(has_crops, lambda: crops, lambda: tf.cond(tf.size(whole) > 0, lambda: whole, lambda: none))
+  corner = tf.cond(
+    has_crops, lambda: tf.cast(tf.stack(corners, axis=1), tf.int32), lambda: tf.zeros([count, 2], tf.int32)
+  )
+  return {"mask": tf.ensure_shape(mask, [None]), "mask_corner": tf.ensure_shape(corner, [None, 2])}
 
 
 def parse_label(serialized: tf.Tensor, file: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -25,6 +25,22 @@ WORDS = {
   "first_frame_only": "with several frames, the first used",
   "reencoded": "encoded anew (the others keep their bytes)",
 }
+MASK_WORDS = {
+  "mask_missing": "without a mask",
+  "mask_malformed": "with a segmentation that is neither polygons nor run lengths, or a polygon that is none",
+  "mask_few_points": "with a polygon of fewer than 3 points",
+  "mask_odd": "with a polygon of an odd number of coordinates",
+  "mask_numbers": "with a polygon whose coordinates are not finite or far outside the image",
+  "mask_size": "with run lengths of another size than their image",
+  "mask_runs": "with run lengths that do not fill their image",
+  "mask_empty": "with a mask that has no pixel",
+  "mask_outside_image": "with a mask entirely outside the image",
+  "mask_outside_box": "with a mask entirely outside the box",
+}
+MASK_KEPT = {  # of these the mask is used
+  "mask_clipped": "with a mask across the border, clipped",
+  "mask_beyond_box": "with a mask that leaves the box by more than 2 px: training sees what is inside, scoring all of it",
+}
 
 
 @dataclasses.dataclass
@@ -40,6 +56,8 @@ class Report:
     conversions: note of `image_io.StoredImage` -> images.
     per_class: class name -> boxes, crowds not counted.
     most_objects: the largest number of objects in one image, crowds not counted.
+    masks: objects with a mask, crowds included; mask_notes: reason (`MASK_WORDS`, `MASK_KEPT`) -> objects.
+    with_masks: whether masks were asked for and there are any.
   """
 
   images: int = 0
@@ -53,6 +71,9 @@ class Report:
   conversions: Counter = dataclasses.field(default_factory=Counter)
   per_class: Counter = dataclasses.field(default_factory=Counter)
   most_objects: int = 0
+  masks: int = 0
+  mask_notes: Counter = dataclasses.field(default_factory=Counter)
+  with_masks: bool = False
   _sizes: list[float] = dataclasses.field(default_factory=list)
 
   def drop(self, reason: str, identity: Any) -> None:
@@ -81,9 +102,17 @@ class Report:
     """Counts what was particular about an image file."""
     self.conversions.update(notes)
 
+  def add_masks(self, count: int, notes: Iterable[tuple[str, Any]]) -> None:
+    """Counts objects with a mask, and notes (reason, annotation id; None where there are too many to tell)."""
+    self.masks += count
+    for reason, identity in notes:
+      self.mask_notes[reason] += 1
+      if identity is not None:
+        self._example(reason, identity)
+
   def totals(self) -> dict[str, int]:
     """What meta.json says of a split beside the number of examples."""
-    return {"num_boxes": self.boxes}
+    return {"num_boxes": self.boxes, "num_masks": self.masks}
 
   def to_dict(self) -> dict[str, Any]:
     """JSON-ready.
@@ -101,6 +130,8 @@ class Report:
       "clipped_boxes": self.clipped,
       "largest_overhang": round(self.largest_overhang, 3),
       "dropped_boxes": dict(sorted(self.dropped.items())),
+      "masks": self.masks,
+      "mask_notes": dict(sorted(self.mask_notes.items())),
       "examples": dict(sorted(self.examples.items())),
       "conversions": dict(sorted(self.conversions.items())),
       "boxes_per_class": dict(self.per_class),
@@ -119,6 +150,7 @@ class Report:
       out.append(f"{count} boxes {WORDS.get(reason, reason)} were dropped{self._named(reason)}")
     if not self.dropped:
       out.append("no box was dropped")
+    out += self._mask_lines()
     out += [f"{count} images {WORDS.get(note, note)}" for note, count in sorted(self.conversions.items())]
     out.append(f"at most {self.most_objects} objects in one image")
     none = [name for name in names if not self.per_class[name]]
@@ -127,6 +159,16 @@ class Report:
       out.append(f"{len(none)} of {len(names)} classes have no box here: {shown}")
     if len(names) <= 12:
       out.append("boxes per class: " + ", ".join(f"{name} {self.per_class[name]}" for name in names))
+    return out
+
+  def _mask_lines(self) -> list[str]:
+    if not self.with_masks:
+      return []
+    without = self.boxes - self.masks
+    out = [f"{self.masks} objects with a mask" + (f"; {without} without, used for their boxes only" if without else "")]
+    for reason, count in sorted(self.mask_notes.items()):
+      words = MASK_WORDS.get(reason) or MASK_KEPT.get(reason, reason)
+      out.append(f"{count} objects {words}{self._named(reason)}")
     return out
 
   def _example(self, reason: str, identity: Any) -> None:

@@ -49,9 +49,11 @@ def detection_record(
     height, width: of the decoded image in pixels.
     file_name, source_id: how people and how scoring call the image.
     objects: dicts with box (ymin, xmin, ymax, xmax) in pixels inside the image, id (original category id),
-      name, is_crowd, area.
+      name, is_crowd, area; where masks are written also mask, a `masks.Mask` or None.
   """
   boxes = [o["box"] for o in objects]
+  with_masks = any("mask" in o for o in objects)
+  crops = [o.get("mask") or (b"", 0, 0) for o in objects] if with_masks else []
   return encode(
     {
       "image/encoded": [encoded],
@@ -69,6 +71,9 @@ def detection_record(
       "image/object/class/text": [o["name"] for o in objects],
       "image/object/is_crowd": [int(o["is_crowd"]) for o in objects],
       "image/object/area": [float(o["area"]) for o in objects],
+      "image/object/mask_crop": [png for png, _, _ in crops],
+      "image/object/mask_crop/ymin": [ymin for _, ymin, _ in crops],
+      "image/object/mask_crop/xmin": [xmin for _, _, xmin in crops],
     }
   )
 
