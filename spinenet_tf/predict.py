@@ -2,7 +2,7 @@
 
 python -m spinenet_tf.predict --model_dir=runs/mine [--output=predictions] IMAGE_OR_FOLDER...
 
-A detector: pictures with labelled boxes, and detections.json; [--score_threshold=0.3]
+A detector: pictures with labelled boxes (and masks), and detections.json; [--score_threshold=0.3] [--nolabels]
 A classifier: pictures with the likeliest classes below, and classes.json; [--top=5] [--features=FILE.npy]
 
 An unreadable picture is reported and left out; then the exit code is 1.
@@ -73,6 +73,7 @@ def make_report(
   model_dir: str | os.PathLike,
   *,
   score_threshold: float | None = None,
+  labels: bool | None = None,
   top: int | None = None,
   features: str | None = None,
 ) -> Report:
@@ -82,13 +83,15 @@ def make_report(
   """
   task = task_of_run(model_dir)
   is_classifier = task == "classification"
-  wrong = {"score_threshold": score_threshold} if is_classifier else {"top": top, "features": features}
+  wrong = (
+    {"score_threshold": score_threshold, "labels": labels} if is_classifier else {"top": top, "features": features}
+  )
   if given := [f"--{name}" for name, value in wrong.items() if value is not None]:
     raise UserError(f"{model_dir} is a run of {task}, for which {', '.join(given)} means nothing: leave it out")
   if is_classifier:
     return LikelyClasses(load(model_dir, top=top), features)
   threshold = _SCORE_THRESHOLD if score_threshold is None else score_threshold
-  return FoundObjects(load(model_dir, score_threshold=threshold))
+  return FoundObjects(load(model_dir, score_threshold=threshold), labels)
 
 
 def define_flags() -> None:
@@ -97,6 +100,9 @@ def define_flags() -> None:
   flags.DEFINE_string("output", "predictions", "Folder for pictures and the JSON.")
   flags.DEFINE_float(
     "score_threshold", None, f"Detection: lower scores are left out ({_SCORE_THRESHOLD} by default).", 0.0, 1.0
+  )
+  flags.DEFINE_bool(
+    "labels", None, "Detection: names and scores on pictures; by default unless they would cover much of one."
   )
   flags.DEFINE_integer("top", None, "Classification: classes told of each picture (5 by default).", 1)
   flags.DEFINE_string("features", None, "Classification: .npy file for the feature vectors; their files' names beside.")
@@ -107,7 +113,11 @@ def main(argv: list[str]) -> int:
   values = flags.FLAGS
   images = find_images(argv[1:], values.output)
   report = make_report(
-    values.model_dir, score_threshold=values.score_threshold, top=values.top, features=values.features
+    values.model_dir,
+    score_threshold=values.score_threshold,
+    labels=values.labels,
+    top=values.top,
+    features=values.features,
   )
   return 1 if predict(report, images, values.output) else 0
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 from PIL import Image
 
 from spinenet_tf.errors import UserError
+from spinenet_tf.evaluation.masks import decode, paste_all
 from spinenet_tf.models.naming import variable_tree
 from spinenet_tf.models.retinanet import build_retinanet
 from spinenet_tf.predict import make_report, predict
@@ -24,6 +25,14 @@ def detector(image):
   """Finds the whole picture, twice."""
   box = [0, 0, *image.shape[:2]]
   return Detections(np.array([box, box], np.float32), np.array([0.9, 0.5]), np.array([3, 3]), ("cat", "cat"))
+
+
+def crowd(image):
+  """Finds 30 boxes, each twice, with masks of their upper halves."""
+  corners = [(10 * y, 6 * x) for y in range(3) for x in range(10)] * 2
+  boxes = np.array([(y, x, y + 8, x + 4) for y, x in corners], np.float32)
+  masks = paste_all([[[1], [0]]] * 60, boxes, image.shape[:2])
+  return Detections(boxes, np.full(60, 0.9), np.full(60, 3), ("nucleus of a cell",) * 60, tuple(masks))
 
 
 @pytest.fixture
@@ -49,6 +58,25 @@ def test_all_good_pictures_are_done_and_bad_ones_counted(pictures, tmp_path, cap
   assert report["images"][0]["boxes"][0] == [0, 0, 30, 40] and report["images"][0]["names"] == ["cat", "cat"]
   assert [f["file"] for f in report["failed"]] == [str(pictures / "broken.jpg")]
   assert sorted(p.name for p in output.iterdir()) == ["a.jpg", "a_2.jpg", "b.jpg", "detections.json", "overview.jpg"]
+
+
+def test_masks_are_drawn_and_written(tmp_path):
+  Image.new("RGB", (60, 30), (90, 90, 90)).save(tmp_path / "a.png")
+  sharp = {}
+  for labels in (None, True):
+    output = tmp_path / str(labels)
+    assert predict(FoundObjects(crowd, labels), [tmp_path / "a.png"], output) == 0
+    sharp[labels] = np.asarray(Image.open(output / "a.jpg"))
+  assert sharp[None].shape == (320, 640, 3)
+  assert np.abs(sharp[None][60:80, 10:30].astype(int) - 90).max() < 30, (
+    "lower half of the first: no mask, no box, no label"
+  )
+  assert (np.abs(sharp[None][20:30, 10:30].astype(int) - 90).max(axis=-1) > 20).all(), "upper half: filled"
+  assert np.abs(sharp[None].astype(int) - sharp[True]).max() > 100, "labels where they are asked for"
+  report = json.loads((tmp_path / "None" / "detections.json").read_text())
+  assert "COCO's RLE" in report["segmentations"] and len(report["images"][0]["segmentations"]) == 60
+  first = decode(report["images"][0]["segmentations"][0])
+  assert first.shape == (30, 60) and first[:4, :4].all() and first.sum() == 16
 
 
 def test_output_may_not_be_the_folder_itself_but_one_above(pictures):
@@ -139,6 +167,8 @@ def test_flags_of_the_other_task(tmp_path):
   (tmp_path / "model.json").write_text(json.dumps({"format": 1, "task": "classification"}))
   with pytest.raises(UserError, match="run of classification, for which --score_threshold means nothing"):
     make_report(tmp_path, score_threshold=0.0)
+  with pytest.raises(UserError, match="for which --labels means nothing"):
+    make_report(tmp_path, labels=False)
   (tmp_path / "model.json").write_text(json.dumps({"format": 1, "task": "retinanet"}))
   with pytest.raises(UserError, match="run of retinanet, for which --top, --features means nothing"):
     make_report(tmp_path, top=3, features="a.npy")

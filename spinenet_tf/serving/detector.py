@@ -1,4 +1,4 @@
-"""A model with everything around it: pictures in, named objects in the pictures' own pixels out."""
+"""A model with everything around it: pictures in, named objects (and their masks) in the pictures' own pixels out."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import tensorflow as tf
 from spinenet_tf.compat import keras
 from spinenet_tf.data.preprocess import preprocess_image
 from spinenet_tf.errors import UserError
+from spinenet_tf.evaluation import masks as mask_lib
 from spinenet_tf.evaluation.categories import category_names, output_ids
-from spinenet_tf.evaluation.coordinates import to_original
+from spinenet_tf.evaluation.coordinates import rescale, to_original
 from spinenet_tf.ops import winograd
-from spinenet_tf.ops.nms import detect
 from spinenet_tf.serving.pictures import Picture, as_array, is_single
 
 
@@ -28,36 +28,44 @@ class Detections:
     scores: float32[N], 0 to 1.
     classes: int64[N], original category ids.
     names: of the classes, N of them.
+    masks: N RLEs of the picture's size, as pycocotools has them ("size" [H, W], "counts" bytes); None from a model that
+      finds boxes only. `evaluation.masks.decode` gives bool[H, W].
   """
 
   boxes: np.ndarray
   scores: np.ndarray
   classes: np.ndarray
   names: tuple[str, ...]
+  masks: tuple[mask_lib.RLE, ...] | None = None
 
   def __len__(self) -> int:
     return len(self.scores)
 
   def to_dict(self) -> dict[str, list]:
-    """Returns plain lists under the attributes' names, ready for JSON."""
-    return {
+    """Returns plain lists under the attributes' names, ready for JSON; masks as "segmentations", COCO's RLE with counts as
+    text.
+    """
+    plain = {
       "boxes": [[round(x, 2) for x in box] for box in self.boxes.tolist()],
       "scores": [round(x, 5) for x in self.scores.tolist()],
       "classes": self.classes.tolist(),
       "names": list(self.names),
     }
+    if self.masks is not None:
+      plain["segmentations"] = [mask_lib.to_json(mask) for mask in self.masks]
+    return plain
 
 
 class Detector:
   """Preprocessing, network and non-maximum suppression as one function.
 
   Args:
-    model: as `build_retinanet` returns it, with a fixed input size.
+    model: as `build_retinanet` or `build_mask_rcnn` returns it, with a fixed input size.
     categories: `data.meta.Meta`, or things with `id` and `name`, in the order of the model's outputs.
     score_threshold: objects with lower scores are left out, in [0, 1).
     class_ids: original id of each model output, where they are not simply the categories in their order.
     batch_size: pictures that go through the network together when several are given.
-    **detection: further arguments of `ops.nms.detect`: pre_nms_top_k, iou_threshold, max_detections.
+    **detection: further arguments of the model's `find`: pre_nms_top_k, iou_threshold, max_detections.
 
   Raises: UserError when classes and model do not fit, or an argument is out of range.
   """
@@ -88,15 +96,7 @@ class Detector:
 
     @tf.function(input_signature=[tf.TensorSpec([None, *size, 3], tf.float32)], autograph=False)
     def network(images):
-      outputs = model(images, training=False)
-      return detect(
-        outputs,
-        model.anchors,
-        size,
-        num_classes=model.num_classes,
-        score_threshold=score_threshold,
-        **detection,
-      )
+      return model.find(images, score_threshold=score_threshold, **detection)
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)], autograph=False)
     def preprocess(image):
@@ -140,17 +140,23 @@ class Detector:
     inputs, scales = zip(*(self._preprocess(array) for array in arrays))
     out = {key: value.numpy() for key, value in self._network(tf.stack(inputs)).items()}
     sizes = np.array([array.shape[:2] for array in arrays])
-    boxes, inside = to_original(out["detection_boxes"], np.stack([s.numpy() for s in scales]), sizes)
+    scale = np.stack([s.numpy() for s in scales])
+    boxes, inside = to_original(out["detection_boxes"], scale, sizes)
+    whole = rescale(out["detection_boxes"], scale)  # what masks lie in, before anything was cut off
     keep = inside & (np.arange(boxes.shape[1]) < out["num_detections"][:, None])
     found = []
     for i in range(len(arrays)):
       classes = self._ids[out["detection_classes"][i][keep[i]]]
+      masks = None
+      if "detection_masks" in out:
+        masks = tuple(mask_lib.paste_all(out["detection_masks"][i][keep[i]], whole[i][keep[i]], sizes[i]))
       found.append(
         Detections(
           boxes=boxes[i][keep[i]].astype(np.float32),
           scores=out["detection_scores"][i][keep[i]],
           classes=classes,
           names=tuple(self._categories.get(c, str(c)) for c in classes.tolist()),
+          masks=masks,
         )
       )
     return found

@@ -11,6 +11,7 @@ from typing import Any, Callable
 from spinenet_tf.backbones.spec import Architecture
 from spinenet_tf.errors import UserError
 from spinenet_tf.models.classifier import build_classifier
+from spinenet_tf.models.mask_rcnn import build_mask_rcnn
 from spinenet_tf.models.network import Network
 from spinenet_tf.models.retinanet import build_retinanet
 from spinenet_tf.ops.anchors import AnchorConfig
@@ -32,6 +33,7 @@ class _Kind:
 
 _KINDS = {
   "retinanet": _Kind(build_retinanet, Detector, "detection"),
+  "mask_rcnn": _Kind(build_mask_rcnn, Detector, "detection"),
   "classification": _Kind(build_classifier, ImageClassifier, "classification"),
 }
 
@@ -65,7 +67,7 @@ def load(path: str | os.PathLike, *, fold: bool = True, **settings: Any) -> Dete
 
 
 def task_of_run(path: str | os.PathLike) -> str:
-  """Returns what a run was trained for: "retinanet" or "classification".
+  """Returns what a run was trained for: "retinanet", "mask_rcnn" or "classification".
 
   Args:
     path: as in `load`.

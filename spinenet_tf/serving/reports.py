@@ -20,7 +20,8 @@ from spinenet_tf.visualize.boxes import draw
 from spinenet_tf.visualize.captions import caption, percentage
 from spinenet_tf.visualize.picture import as_picture, fit
 
-SMALLEST = 320  # pixels; smaller pictures are enlarged before names are written on them
+SMALLEST = 320  # pixels; smaller pictures are enlarged before names are written on them,
+_SMALLEST_WITH_MASKS = 640  # and before contours are drawn
 
 
 class Report(abc.ABC):
@@ -32,7 +33,7 @@ class Report(abc.ABC):
   """
 
   file_name: ClassVar[str]
-  head: ClassVar[dict[str, str]]
+  head: dict[str, str]
 
   @abc.abstractmethod
   def look(self, pixels: np.ndarray) -> Any:
@@ -56,25 +57,30 @@ class Report(abc.ABC):
 
 
 class FoundObjects(Report):
-  """Pictures with boxes.
+  """Pictures with boxes, or with masks.
 
   Args:
     detector: from uint8[H, W, 3] to `Detections`.
+    labels: write names and scores; unless they would cover much of a picture when None.
   """
 
   file_name = "detections.json"
-  head: ClassVar = {"boxes": "(ymin, xmin, ymax, xmax) in pixels of the file"}
 
-  def __init__(self, detector: Callable[[np.ndarray], Detections]):
-    self._detector = detector
+  def __init__(self, detector: Callable[[np.ndarray], Detections], labels: bool | None = None):
+    self._detector, self._labels = detector, labels
+    self.head = {"boxes": "(ymin, xmin, ymax, xmax) in pixels of the file"}
 
   def look(self, pixels: np.ndarray) -> Detections:
     """Returns the objects."""
-    return self._detector(pixels)
+    found = self._detector(pixels)
+    if found.masks is not None:
+      self.head["segmentations"] = "masks of the file's size, COCO's RLE; pycocotools.mask.decode gives pixels"
+    return found
 
   def draw(self, pixels: np.ndarray, said: Detections) -> Image.Image:
-    """Returns the picture with boxes."""
-    return draw(pixels, said, min_size=SMALLEST)
+    """Returns the picture with boxes, and masks where there are any."""
+    smallest = SMALLEST if said.masks is None else _SMALLEST_WITH_MASKS
+    return draw(pixels, said, min_size=smallest, labels=self._labels)
 
   def summary(self, said: Detections) -> str:
     """Returns the number of objects, and of those of each class."""

@@ -9,6 +9,8 @@ import tensorflow as tf
 from PIL import Image
 
 from spinenet_tf.errors import UserError
+from spinenet_tf.evaluation import masks as mask_lib
+from spinenet_tf.ops import nms
 from spinenet_tf.ops.anchors import AnchorConfig, anchors
 from spinenet_tf.serving.detector import Detector
 
@@ -21,6 +23,9 @@ class Fake:
   """Finds one object of class 1 in every picture: the anchor of cell (3, 5) of level 3, unless the picture is black."""
 
   num_classes, input_size, anchors = 2, SIZE, ANCHORS
+
+  def find(self, images, **detection):
+    return nms.detect(self(images, training=False), ANCHORS, SIZE, num_classes=2, **detection)
 
   def __call__(self, images, training):
     assert training is False
@@ -36,6 +41,15 @@ class Fake:
 
 
 BOX = anchors(ANCHORS, SIZE)["3"][3 * 16 + 5]
+
+
+class Masked(Fake):
+  """The upper half of its object's box is the mask."""
+
+  def find(self, images, **detection):
+    found = super().find(images, **detection)
+    half = tf.constant([[0.9], [0.1]]) * tf.ones([2, 2])
+    return {**found, "detection_masks": tf.where((found["detection_scores"] > 0)[..., None, None], half, 0.0)}
 
 
 def test_box_in_pixels_of_the_picture():
@@ -55,6 +69,26 @@ def test_boxes_are_clipped_to_the_picture_and_padding_is_not_searched():
   assert narrow.boxes[0, 3] == 40
   narrower = Detector(Fake(), CATEGORIES)(np.full((64, 16, 3), 255, np.uint8))  # the anchor lies in the padding
   assert len(narrower) == 0 and narrower.boxes.shape == (0, 4)
+
+
+def test_masks_in_pixels_of_the_picture():
+  detector = Detector(Masked(), CATEGORIES)
+  white = np.full((64, 128, 3), 255, np.uint8)
+  (mask,) = detector(white).masks
+  ymin, xmin, ymax, xmax = BOX  # (12, 28, 44, 60): anchors of level 3 are 32 pixels
+  expected = np.zeros((64, 128), bool)
+  expected[round(ymin) : round((ymin + ymax) / 2), round(xmin) : round(xmax)] = True
+  np.testing.assert_array_equal(mask_lib.decode(mask), expected)
+  # The picture ends in the middle of the box: the box is clipped, the mask is cut.
+  found = detector(white[:, :40])
+  assert found.boxes[0, 3] == 40
+  np.testing.assert_array_equal(mask_lib.decode(found.masks[0]), expected[:, :40])
+  # Half the size, another picture beside it.
+  half, black = detector([white[:32, :64], white * 0])
+  assert abs(int(mask_lib.area(half.masks)[0]) - expected.sum() / 4) < 16 and black.masks == ()
+  plain = json.loads(json.dumps(found.to_dict()))
+  assert plain["segmentations"] == [mask_lib.to_json(found.masks[0])] and plain["segmentations"][0]["size"] == [64, 40]
+  assert "segmentations" not in Detector(Fake(), CATEGORIES)(white).to_dict()
 
 
 def test_several_pictures_of_any_size(tmp_path):

@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from spinenet_tf.backbones.catalog import architecture
+from spinenet_tf.backbones.edit import scaled
 from spinenet_tf.errors import UserError
+from spinenet_tf.evaluation.masks import decode
+from spinenet_tf.models.mask_rcnn import build_mask_rcnn
 from spinenet_tf.models.naming import named_variables, variable_tree
 from spinenet_tf.models.retinanet import build_retinanet
 from spinenet_tf.serving.detector import Detector
-from spinenet_tf.serving.load import load
+from spinenet_tf.serving.load import load, task_of_run
 
 CATEGORIES = [{"id": 2, "name": "cat"}, {"id": 9, "name": "dog"}]
 
@@ -55,6 +59,35 @@ def test_same_detections_as_the_model(run):
   assert loaded.categories == {2: "cat", 9: "dog"}
 
 
+def test_a_run_of_mask_rcnn(tmp_path):
+  arch = scaled(architecture("spinenet49s"), filter_scale=0.25, endpoint_filters=16)
+  sizes = {"head_convs": 1, "head_width": 8, "dense_width": 16, "endpoint_width": 16}
+  model = build_mask_rcnn(arch, 2, (96, 96), **sizes)
+  about = {**describe(model, **sizes), "task": "mask_rcnn"}
+  del about["model"]["synchronized"]
+  (tmp_path / "model.json").write_text(json.dumps(about))
+  rng = np.random.default_rng(0)
+  for variable in model.variables:
+    variable.assign_add(rng.normal(0, 0.02, variable.shape).astype(variable.dtype.as_numpy_dtype))
+  checkpoint = tf.train.Checkpoint(model=variable_tree(model), global_step=tf.Variable(5, dtype=tf.int64))
+  tf.train.CheckpointManager(checkpoint, str(tmp_path / "best"), 1, checkpoint_name="step").save(5)
+  picture = rng.integers(0, 255, (40, 50, 3), np.uint8)
+  assert task_of_run(tmp_path) == "mask_rcnn"
+  loaded = load(tmp_path)
+  assert not any("norm" in name for name in named_variables(loaded.model)), "folded into the convolutions"
+  found, expected = loaded(picture), Detector(model, CATEGORIES, score_threshold=0.001, max_detections=7)(picture)
+  assert 0 < len(found) == len(expected) == len(found.masks) <= 7
+  np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-2)
+  np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+  pixels = [[decode(mask) for mask in one.masks] for one in (found, expected)]
+  assert np.shape(pixels) == (2, len(found), 40, 50)
+  assert np.mean(np.not_equal(*pixels)) < 0.01, "equal up to rounding"
+  for mask, (ymin, xmin, ymax, xmax) in zip(pixels[0], found.boxes):
+    rows, columns = np.nonzero(mask)
+    if len(rows):
+      assert ymin <= rows.min() + 0.5 and rows.max() + 0.5 <= ymax and xmin <= columns.min() + 0.5 <= xmax
+
+
 def test_best_is_preferred_and_one_checkpoint_can_be_named(run, tmp_path):
   path, model = run
   (tmp_path / "model.json").write_text((path / "model.json").read_text())
@@ -93,7 +126,7 @@ def test_what_is_not_a_run(run, tmp_path):
 @pytest.mark.parametrize(
   ("change", "text"),
   [
-    ({"task": "mask_rcnn"}, "task is 'mask_rcnn'"),
+    ({"task": "panoptic"}, "task is 'panoptic'"),
     ({"architecture": None}, "lacks .*architecture"),
     ({"model": {"num_classes": 2, "input_size": [96, 96], "wings": 2}}, "wings"),
   ],
