@@ -11,8 +11,9 @@ import tensorflow as tf
 
 from spinenet_tf.data.preprocess import denormalize
 from spinenet_tf.evaluation.coco import CocoEvaluator
+from spinenet_tf.evaluation.masks import paste_all
+from spinenet_tf.models.mask_rcnn import MaskRCNN
 from spinenet_tf.models.retinanet import RetinaNet
-from spinenet_tf.ops import nms
 from spinenet_tf.training.inputs import Inputs
 from spinenet_tf.training.settings import DetectionSettings
 from spinenet_tf.training.strategy import gather
@@ -29,18 +30,21 @@ class DetectionEvaluator(orbit.AbstractEvaluator):
     data: returns the distributed evaluation examples; called once, at the first evaluation.
     detection: thresholds of the post-processing.
     pictures: how many of the first images are drawn into the TensorBoard summary.
+    masks: whether masks are scored too; then the model must find them.
   """
 
   def __init__(
     self,
     strategy: tf.distribute.Strategy,
-    model: RetinaNet,
+    model: RetinaNet | MaskRCNN,
     inputs: Inputs,
     data: Callable[[], tf.distribute.DistributedDataset],
     detection: DetectionSettings,
     pictures: int = 0,
+    masks: bool = False,
   ):
-    self._strategy, self._model, self._inputs, self._data, self._pictures = strategy, model, inputs, data, pictures
+    self._strategy, self._model, self._inputs, self._data = strategy, model, inputs, data
+    self._pictures, self._masks = pictures, masks
     self._detection = dataclasses.asdict(detection)
     self._dataset: tf.distribute.DistributedDataset | None = None
     self._coco: CocoEvaluator | None = None
@@ -50,7 +54,7 @@ class DetectionEvaluator(orbit.AbstractEvaluator):
   def scores(self) -> CocoEvaluator:
     """The evaluator with the detections of the last evaluation, for its table and files."""
     if self._coco is None:
-      self._coco = self._inputs.evaluator()
+      self._coco = self._inputs.evaluator(self._masks)
     return self._coco
 
   def evaluate(self, num_steps: tf.Tensor) -> dict[str, Any]:
@@ -59,7 +63,8 @@ class DetectionEvaluator(orbit.AbstractEvaluator):
     Args:
       num_steps: int32[], batches; -1 for all.
 
-    Returns: COCO's twelve numbers, and "class_AP/NAME" for each class; floats in [0, 1], NaN without such objects.
+    Returns: COCO's twelve numbers, with masks their twelve too, and "class_AP/NAME" for each class; floats in [0, 1], NaN
+      without such objects.
     """
     if self._dataset is None:
       self._dataset = self._data()
@@ -83,14 +88,7 @@ class DetectionEvaluator(orbit.AbstractEvaluator):
     return self._strategy.run(self._detect_replica, args=(images,))
 
   def _detect_replica(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-    outputs = self._model(images, training=False)
-    return nms.detect(
-      outputs,
-      self._model.anchors,
-      self._model.input_size,
-      num_classes=self._model.num_classes,
-      **self._detection,
-    )
+    return self._model.find(images, **self._detection)
 
   def _draw(
     self, batch: dict[str, Any], detections: dict[str, np.ndarray], facts: dict[str, np.ndarray], count: int
@@ -103,6 +101,9 @@ class DetectionEvaluator(orbit.AbstractEvaluator):
     for i in np.flatnonzero(facts["is_real"][:count]):
       found = _marks(detections["detection_boxes"][i], detections["detection_classes"][i], names)
       found["scores"] = detections["detection_scores"][i][: len(found["boxes"])]
+      if self._masks:
+        masks = detections["detection_masks"][i][: len(found["boxes"])]
+        found["masks"] = paste_all(masks, found["boxes"], images[i].shape[:2])
       truth = _marks(boxes[i], classes[i], names)
       picture = draw(images[i], found, truth=truth, side_by_side=True, score_threshold=0.3)
       pictures.append(np.asarray(picture))

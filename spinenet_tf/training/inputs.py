@@ -62,11 +62,12 @@ class Inputs:
     batch = self.settings.eval_batch_size or self.settings.batch_size
     return -(-batch // replicas) * replicas
 
-  def evaluator(self) -> CocoEvaluator:
-    """Returns a new evaluator with the ground truth of the evaluation examples."""
+  def evaluator(self, masks: bool = False) -> CocoEvaluator:
+    """Returns a new evaluator with the ground truth of the evaluation examples; `masks`: of theirs too."""
+    shared = {"class_ids": self.class_ids, "masks": masks}
     if self.settings.annotation_file:
-      return CocoEvaluator(self.categories, annotation_file=self.settings.annotation_file, class_ids=self.class_ids)
-    return CocoEvaluator(self.categories, groundtruth=groundtruth(self.eval_pattern), class_ids=self.class_ids)
+      return CocoEvaluator(self.categories, annotation_file=self.settings.annotation_file, **shared)
+    return CocoEvaluator(self.categories, groundtruth=groundtruth(self.eval_pattern, masks=masks), **shared)
 
 
 def resolve(data: DataSettings, model: NetworkSettings, *, training: bool = True) -> Inputs:

@@ -131,6 +131,7 @@ class MaskRCNNSettings:
   Attributes:
     rpn_convs: 3x3 convolutions of the region proposal network; None takes the architecture's.
     dense_width: of the box head's hidden layer; None takes the architecture's.
+    endpoint_width: channels of the pyramid; None takes the architecture's, 128 for SpineNet-49S.
     rpn_positive_iou: overlap from which an anchor is an object.
     rpn_negative_iou: overlap below which it is background; between the two it does not train.
     rpn_samples: anchors of an image whose scores train.
@@ -143,6 +144,7 @@ class MaskRCNNSettings:
 
   rpn_convs: int | None = None
   dense_width: int | None = None
+  endpoint_width: int | None = None
   rpn_positive_iou: float = 0.7
   rpn_negative_iou: float = 0.3
   rpn_samples: int = 256

@@ -146,6 +146,41 @@ def test_classifiers_follow_the_recipe(name):
   assert made.data.crop_ratio == pytest.approx((3 / 4, 4 / 3))
 
 
+# Network: image size and what table 5 prints.
+MASK_RCNN = {
+  "spinenet49s": (640, "60.2B", "AP 39.3, mask AP 34.8"),
+  "spinenet49": (640, "216.1B", "AP 42.9, mask AP 38.1"),
+  "spinenet96": (1024, "315.0B", "AP 47.2, mask AP 41.5"),
+  "spinenet143": (1280, "498.8B", "AP 48.8, mask AP 42.7"),
+  "spinenet190": (1536, "2076.8B", "AP 52.2, mask AP 46.1"),
+  "r50_fpn": (640, "227.7B", "AP 42.7, mask AP 37.8"),
+  "r101_fpn": (1024, "375.5B", "AP 46.6, mask AP 41.2"),
+  "r152_fpn": (1280, "605.3B", "AP 48.1, mask AP 42.4"),
+}
+
+
+def test_mask_rcnns_are_those_with_published_numbers():
+  assert {name for name in LEAVES if name.startswith("mask_rcnn/")} == {f"mask_rcnn/{name}.gin" for name in MASK_RCNN}
+
+
+@pytest.mark.parametrize("network", MASK_RCNN)
+def test_mask_rcnns_follow_the_protocol(network):
+  size, cost, published = MASK_RCNN[network]
+  name = f"mask_rcnn/{network}.gin"
+  text = (EXPERIMENTS / name).read_text()
+  assert f"# Cost:      {cost} multiply-adds" in text and f"# Expected:  {published} on val2017" in text
+  configs.parse([name])
+  made = configs.experiment()
+  peer = "spinenet190_protC.gin" if network == "spinenet190" else "spinenet49_protB.gin"
+  configs.parse([peer])
+  other = configs.experiment()
+  model = dataclasses.replace(other.model, architecture=network, image_size=size)
+  train = dataclasses.replace(other.train, task="mask_rcnn", clip_norm=0.0)
+  assert made == dataclasses.replace(other, model=model, train=train)  # sampling and losses are the defaults
+  assert task_of(made).network.anchors().anchor_size == (5 if network == "spinenet190" else 3)
+  assert task_of(made).network.anchors().per_location == 3
+
+
 def narrow(arch):
   """The same connections, few channels; of a ResNet, one block for each level."""
   stem = arch.stem
@@ -163,16 +198,19 @@ def shrunk(made):
   """The experiment with a narrow network of the same connections."""
   (part,) = {"model", "classifier"} & set(task_of(made).uses)
   settings = getattr(made, part)
-  return dataclasses.replace(
-    made, **{part: dataclasses.replace(settings, architecture=narrow(settings.find_architecture()))}
-  )
+  settings = dataclasses.replace(settings, architecture=narrow(settings.find_architecture()))
+  if made.train.task == "mask_rcnn":
+    settings = dataclasses.replace(settings, head_convs=1, head_width=8)
+    heads = dataclasses.replace(made.mask_rcnn, dense_width=16, region_samples=16, mask_samples=4)
+    made = dataclasses.replace(made, mask_rcnn=heads)
+  return dataclasses.replace(made, **{part: settings})
 
 
 def traced(made):
   """What decides which operations a step has. Rates, drop times and jitter are values that other tests look at."""
-  network = task_of(made).network
+  network = made.classifier if made.train.task == "classification" else made.model
   network = dataclasses.replace(network, stochastic_depth=network.stochastic_depth > 0)
-  return repr((network, made.loss, made.classifier_loss, made.train))
+  return repr((network, made.mask_rcnn, made.loss, made.classifier_loss, made.train))
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What a run is about: detection, classification. The loop, the checkpoints and the devices are the same for all."""
+"""What a run is about: boxes, masks, classes. The loop, the checkpoints and the devices are the same for all."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from spinenet_tf.errors import UserError
 from spinenet_tf.training.settings import Experiment
 from spinenet_tf.training.tasks.base import Task
 from spinenet_tf.training.tasks.classification import Classification
+from spinenet_tf.training.tasks.mask_rcnn import MaskRCNNTask
 from spinenet_tf.training.tasks.retinanet import RetinaNetTask
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (RetinaNetTask, Classification)}
+TASKS: dict[str, type[Task]] = {task.name: task for task in (RetinaNetTask, MaskRCNNTask, Classification)}
 
 
 def task_of(experiment: Experiment) -> Task:
