@@ -9,6 +9,7 @@ from typing import Protocol
 
 from spinenet_tf.errors import UserError
 from spinenet_tf.search.baselines import RandomSearch, RegularisedEvolution
+from spinenet_tf.search.controller import Controller
 from spinenet_tf.search.space import Point, SearchSpace
 
 
@@ -34,7 +35,7 @@ class Searcher(Protocol):
     """Reads what `save` wrote; afterwards `ask` goes on as if there had been no break."""
 
 
-SEARCHERS = {searcher.name: searcher for searcher in (RandomSearch, RegularisedEvolution)}
+SEARCHERS = {searcher.name: searcher for searcher in (Controller, RegularisedEvolution, RandomSearch)}
 
 
 def build_searcher(name: str, space: SearchSpace, seed: int = 0, **settings) -> Searcher:

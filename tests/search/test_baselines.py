@@ -83,7 +83,7 @@ def test_evolution_climbs_where_random_search_does_not():
 def test_settings_that_cannot_be():
   with pytest.raises(UserError, match=r"population is 5 and tournament 9"):
     build_searcher("evolution", TINY, population=5, tournament=9)
-  with pytest.raises(UserError, match=r"no searcher named 'grid'; there are random, evolution"):
+  with pytest.raises(UserError, match=r"no searcher named 'grid'; there are controller, evolution, random"):
     build_searcher("grid", TINY)
   with pytest.raises(UserError, match=r"has no setting\(s\) \['units'\]; it has \['population', 'tournament'\]"):
     build_searcher("evolution", TINY, units=3)
