@@ -101,9 +101,7 @@ def define_flags() -> None:
   flags.DEFINE_float(
     "score_threshold", None, f"Detection: lower scores are left out ({_SCORE_THRESHOLD} by default).", 0.0, 1.0
   )
-  flags.DEFINE_bool(
-    "labels", None, "Detection: names and scores on pictures; by default unless they would cover much of one."
-  )
+  flags.DEFINE_bool("labels", None, "Detection: names and scores on pictures; by default unless there are too many.")
   flags.DEFINE_integer("top", None, "Classification: classes told of each picture (5 by default).", 1)
   flags.DEFINE_string("features", None, "Classification: .npy file for the feature vectors; their files' names beside.")
 

@@ -61,7 +61,7 @@ class FoundObjects(Report):
 
   Args:
     detector: from uint8[H, W, 3] to `Detections`.
-    labels: write names and scores; unless they would cover much of a picture when None.
+    labels: write names and scores; unless there are too many when None.
   """
 
   file_name = "detections.json"

@@ -3,8 +3,8 @@
 Colours belong to class ids, whatever the number of classes: the hue advances by the golden ratio, so neighbours differ
 and no palette runs out. Sizes of lines and text follow the picture. Text stands on a filled label in black or white,
 whichever reads better, within the picture. Labels do not cover each other: where there is no room, the boxes with the
-lowest scores go without, and their colour tells the class. In a crowd, whose labels would hide much of the picture, none
-are drawn, and objects with masks have contours instead of boxes.
+lowest scores go without, and their colour tells the class. In a crowd, whose labels would hide much of the picture (or
+most of the objects, where all are of one class), none are drawn, and objects with masks have contours instead of boxes.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def draw(
     truth: ground truth of the same form, without scores; drawn dashed, or in a picture of its own.
     side_by_side: ground truth at the left and detections at the right, instead of one picture with both.
     min_size: the picture is enlarged until its longer side has this many pixels, for text on tiny pictures.
-    labels: write names and scores; unless they would cover much of the picture when None.
+    labels: write names and scores; unless there are too many when None.
 
   Returns: an RGB picture; of the size of `image`, unless enlarged or side by side.
 
@@ -177,8 +177,9 @@ def _draw_marks(picture: Image.Image, marks: list[_Mark], *, dashed: bool, label
   pen = ImageDraw.Draw(picture)
   texts = [shorten(mark.label, font, width - 4 * line) for mark in clipped]
   extents = [pen.textbbox((0, 0), text, font=font) for text in texts]
-  covered = sum((right - left + 2 * line) * (bottom - top + 2 * line) for left, top, right, bottom in extents)
-  crowded = covered > _CROWDED * width * height and len(clipped) > _FEW
+  crowded = _is_crowded(
+    clipped, [(right + 2 * line) * (bottom + 2 * line) for *_, right, bottom in extents], width * height
+  )
   placed: list[tuple[Box, str, tuple[int, int, int]]] = []
   if labels is None:
     labels = not crowded
@@ -194,6 +195,15 @@ def _draw_marks(picture: Image.Image, marks: list[_Mark], *, dashed: bool, label
     ink = "black" if luminance(fill) > 140 else "white"
     pen.text((place[0] + line, place[1] + line), text, font=font, fill=ink, anchor="lt")
   return picture
+
+
+def _is_crowded(marks: list[_Mark], labels: list[float], picture: int) -> bool:
+  """Tells from the areas of labels and picture whether there are too many labels."""
+  if len(marks) <= _FEW:
+    return False
+  small = [(x1 - x0) * (y1 - y0) < label for ((x0, y0, x1, y1), *_), label in zip(marks, labels)]
+  one_class = len({mark.class_id for mark in marks}) == 1
+  return sum(labels) > _CROWDED * picture or (one_class and 2 * sum(small) > len(marks))
 
 
 def _outline(pen: ImageDraw.ImageDraw, box: Box, fill: tuple[int, int, int], line: int, dashed: bool) -> None:

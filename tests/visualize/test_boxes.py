@@ -88,12 +88,11 @@ def test_labels_stay_inside_and_apart(monkeypatch):
     assert not any(lib._overlap(places[i], other) for other in places[:i])
 
 
-def labels_drawn(monkeypatch, count, **arguments):
-  """Draws boxes of 40 x 40 pixels on 300 x 200, and returns for how many of them a label was wanted."""
+def labels_drawn(monkeypatch, count, side=40, classes=None, name="a name of some length", **arguments):
+  """Draws squares on 300 x 200 pixels, and returns for how many of them a label was wanted."""
   wanted = []
   monkeypatch.setattr(lib, "_place", lambda *args: wanted.append(args))
-  boxes = [[10, 10, 50, 50]] * count
-  picture = draw(GREY, found(boxes, names=["a name of some length"] * count), **arguments)
+  picture = draw(GREY, found([[10, 10, 10 + side, 10 + side]] * count, classes, names=[name] * count), **arguments)
   assert has(picture, color(1)).any()
   return len(wanted)
 
@@ -103,6 +102,10 @@ def test_labels_give_way_in_a_crowd(monkeypatch):
   assert labels_drawn(monkeypatch, 21) == 0
   assert labels_drawn(monkeypatch, 21, labels=True) == 21
   assert labels_drawn(monkeypatch, 2, labels=False) == 0
+  # Few enough for the picture, but larger than the objects: no label says more than that all are the same.
+  assert labels_drawn(monkeypatch, 21, 10, name="cell") == 0
+  assert labels_drawn(monkeypatch, 21, 40, name="cell") == 21
+  assert labels_drawn(monkeypatch, 21, 10, [1] * 20 + [2], name="cell") == 21
 
 
 def test_truth_dashed_or_beside():
