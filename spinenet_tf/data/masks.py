@@ -250,7 +250,10 @@ def _compare(crop: np.ndarray, ymin: int, xmin: int, box: Sequence[float], notes
 
 
 def _first_of_each(notes: Sequence[Note]) -> list[Note]:
-  return list({note.reason: note for note in reversed(notes)}.values())[::-1]
+  first: dict[str, Note] = {}
+  for note in notes:
+    first.setdefault(note.reason, note)
+  return list(first.values())
 
 
 def _unusable(reason: str, text: str) -> _Unusable:

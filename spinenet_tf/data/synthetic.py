@@ -1,7 +1,8 @@
 """Textured shapes on textured ground: a data set from a seed, to try everything with nothing to download.
 
 Image n of a split depends on (seed, split, n) only, so a larger set starts with the smaller one. Boxes are
-the visible extents of the shapes, exact to a quarter of a pixel, and no shape is covered by more than 60 %.
+the visible extents of the shapes, exact to a quarter of a pixel, masks what is visible of them, and no shape is covered
+by more than 60 %.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from spinenet_tf.data import convert, meta, tfrecord
+from spinenet_tf.data import convert, masks, meta, tfrecord
 from spinenet_tf.data.report import Report
 from spinenet_tf.errors import UserError
 
@@ -31,13 +32,14 @@ _ANY_HUE = 0.15  # share of shapes that do not have the hue of their class
 
 class Picture(NamedTuple):
   """One image: pixels uint8[S, S, 3]; boxes float64[N, 4], (ymin, xmin, ymax, xmax) in pixels; ids int[N];
-  areas in pixels.
+  areas in pixels; masks bool[N, S, S], the pixels that a shape covers by more than half.
   """
 
   pixels: np.ndarray
   boxes: np.ndarray
   ids: np.ndarray
   areas: np.ndarray
+  masks: np.ndarray
 
 
 _PICTURES = 12
@@ -74,7 +76,7 @@ def prepare_synthetic(
   for split, _ in wanted:
     convert.check_output(output, split, CATEGORIES, prints[split], overwrite)
   for split, count in wanted:
-    report = Report(images=count)
+    report = Report(images=count, with_masks=True)
     names = convert.shard_names(split, max(count, 1))
     records = (_record(n, split, p, report) for n, p in enumerate(generate(count, size, seed, split)))
     written = convert.write(records, count, output, names, report)
@@ -93,8 +95,15 @@ def _record(number: int, split: str, picture: Picture, report: Report) -> conver
   height, width = picture.pixels.shape[:2]
   names = {c.id: c.name for c in CATEGORIES}
   objects: list[dict[str, Any]] = [
-    {"box": tuple(map(float, box)), "id": int(i), "name": names[int(i)], "is_crowd": 0, "area": float(area)}
-    for box, i, area in zip(picture.boxes, picture.ids, picture.areas)
+    {
+      "box": tuple(map(float, box)),
+      "id": int(i),
+      "name": names[int(i)],
+      "is_crowd": 0,
+      "area": float(area),
+      "mask": masks.from_pixels(mask),
+    }
+    for box, i, area, mask in zip(picture.boxes, picture.ids, picture.areas, picture.masks)
   ]
   report.add_image(height, width, objects)
   serialized = tfrecord.detection_record(
@@ -106,7 +115,7 @@ def _record(number: int, split: str, picture: Picture, report: Report) -> conver
     source_id=str(number + 1),
     objects=objects,
   )
-  return convert.Record(serialized)
+  return convert.Record(serialized, masks=sum(one["mask"] is not None for one in objects))
 
 
 def _draw(size: int, random: np.random.Generator) -> Picture:
@@ -166,7 +175,7 @@ def _render(owners: np.ndarray, classes: Sequence[int], size: int, random: np.ra
   """Paints ground and shapes, and measures what is visible."""
   pixels = _ground(size, random)
   y, x = np.mgrid[0:size, 0:size] / size
-  boxes, ids, areas = [], [], []
+  boxes, ids, areas, covered = [], [], [], []
   for number, kind in enumerate(classes, start=1):
     fine = owners == number
     rows, columns = np.flatnonzero(fine.any(axis=1)), np.flatnonzero(fine.any(axis=0))
@@ -174,6 +183,7 @@ def _render(owners: np.ndarray, classes: Sequence[int], size: int, random: np.ra
     areas.append(fine.sum() / _FINE**2)
     ids.append(CATEGORIES[kind].id)
     alpha = fine.reshape(size, _FINE, size, _FINE).mean(axis=(1, 3))[..., np.newaxis]
+    covered.append(alpha[..., 0] > 0.5)
     hue = random.uniform() if random.uniform() < _ANY_HUE else kind / len(CATEGORIES) + random.normal(0, 0.03)
     colour = 255 * np.array(colorsys.hsv_to_rgb(hue % 1, random.uniform(0.65, 1), random.uniform(0.65, 1)))
     angle, frequency = random.uniform(0, np.pi), random.uniform(4, 16)
@@ -182,7 +192,8 @@ def _render(owners: np.ndarray, classes: Sequence[int], size: int, random: np.ra
     pixels = pixels * (1 - alpha) + colour * shade * alpha
   pixels += random.normal(0, random.uniform(2, 8), pixels.shape)
   pixels = np.clip(np.round(pixels), 0, 255).astype(np.uint8)
-  return Picture(pixels, np.array(boxes, np.float64).reshape(-1, 4), np.array(ids, np.int64), np.array(areas))
+  boxes, covered = np.array(boxes, np.float64).reshape(-1, 4), np.array(covered, bool).reshape(-1, size, size)
+  return Picture(pixels, boxes, np.array(ids, np.int64), np.array(areas), covered)
 
 
 def _ground(size: int, random: np.random.Generator) -> np.ndarray:

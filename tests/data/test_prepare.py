@@ -405,12 +405,15 @@ def test_command(make_coco, tmp_path):
   done = run("coco", f"--annotations={path}", f"--images={folder}", f"--output={tmp_path}/out", "--workers=2")
   assert done.returncode == 0, done.stderr
   assert "1 images, 0 of them without objects" in done.stdout and "cat 1, dog 0" in done.stdout
+  done = run("coco", f"--annotations={path}", f"--images={folder}", f"--output={tmp_path}/out", "--nomasks")
+  assert done.returncode == 0, done.stderr
   for arguments, text in (
     (["coco", "--output=x"], "needs --annotations, --images"),
     (["coco", "--output=x", "--train=3"], "--train cannot be used with 'coco'"),
     (["synthetic"], "needs --output"),
     (["synthetic", f"--output={tmp_path}/s", "--size=8"], "--size=8"),
     (["synthetic", f"--output={tmp_path}/s", "--val=0"], "each split needs an image"),
+    (["synthetic", f"--output={tmp_path}/s", "--nomasks"], "--masks cannot be used with 'synthetic'"),
     (["csv"], "say one of coco, synthetic"),
   ):
     failed = run(*arguments)

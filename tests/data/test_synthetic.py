@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
 from spinenet_tf.data import meta, pipeline, synthetic
 from spinenet_tf.errors import UserError
@@ -53,3 +54,26 @@ def test_prepare(tmp_path):
     synthetic.prepare_synthetic(tmp_path / "a", train=7, val=3, size=48, seed=2)
   with pytest.raises(UserError, match="--seed"):
     synthetic.prepare_synthetic(tmp_path / "b", train=7, val=3, size=48, seed=-1)
+
+
+def test_masks_are_the_visible_shapes():
+  """They fill their boxes, have the areas, do not overlap, and come back from the records as they are."""
+  for picture in synthetic.generate(20, 64):
+    assert picture.masks.shape == (len(picture.ids), 64, 64) and (picture.masks.sum(axis=0) <= 1).all()
+    for mask, box, area in zip(picture.masks, picture.boxes, picture.areas):
+      rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+      np.testing.assert_allclose([rows[0], columns[0], rows[-1] + 1, columns[-1] + 1], box, atol=2.5)
+      assert abs(mask.sum() - area) < 0.1 * area + 5
+
+
+def test_masks_in_the_records(tmp_path):
+  lines = synthetic.prepare_synthetic(tmp_path, train=4, val=6, size=48)
+  pictures = {str(n + 1): p for n, p in enumerate(synthetic.generate(6, 48, 0, "val"))}
+  count = sum(len(picture.ids) for picture in pictures.values())
+  assert meta.load(tmp_path).splits["val"]["num_masks"] == count
+  assert f"{count} objects with a mask" in lines["val"]
+  for image in pipeline.groundtruth(f"{tmp_path}/val-*.tfrecord", masks=True):
+    expected = pictures[image["source_id"]].masks
+    assert len(expected) == len(image["masks"])
+    for rle, mask in zip(image["masks"], expected):
+      np.testing.assert_array_equal(coco_mask.decode(rle), mask)
