@@ -2,11 +2,11 @@
 
   {"format": 1,
    "categories": [{"id": 1, "name": "cat"}, ...],     sorted by id, original ids
-   "splits": {"train": {"pattern": "train-*.tfrecord", "num_examples": 118287, "num_boxes": 849947,
+   "splits": {"train": {"pattern": "train-*.tfrecord", "num_examples": 118287, "num_boxes": 849947, "num_masks": 849947,
                         "shards": {"train-00000-of-00256.tfrecord": {"examples": 463, "bytes": 7000}, ...},
                         "report": {...}}, ...}}
 
-and "task": "classification" where the records are of that kind; they have no "num_boxes".
+and "task": "classification" where the records are of that kind; they have no boxes and masks.
 
 Training, evaluation, export and prediction take class names and ids from here, so they are said once.
 """
