@@ -88,9 +88,9 @@ class MaskHead(RegionConvolutions):
     if classes is None:
       return masks
     kernel = tf.gather(tf.transpose(self.predict.kernel), classes)
-    bias = tf.gather(tf.identity(self.predict.bias), classes)
+    bias = tf.gather(self.predict.bias[:, None, None], classes)
     masks = tf.einsum("nhwc,nc->nhw", features, kernel)
-    return tf.cast(masks + bias[:, None, None], tf.float32)
+    return tf.cast(masks + bias, tf.float32)
 
   def get_config(self) -> dict:
     """Returns the constructor's arguments."""

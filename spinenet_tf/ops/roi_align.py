@@ -137,11 +137,14 @@ def _resized(maps: list[tf.Tensor], boxes: tf.Tensor, crop: int, min_level: int)
   def resize(*maps: tf.Tensor):
     def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
       samples = _samples(maps, boxes, crop, min_level)
-      count = tf.shape(samples.index, tf.int64)[0]
-      places = tf.stack([tf.repeat(tf.range(count), 4), tf.cast(tf.reshape(samples.index, [-1]), tf.int64)], axis=1)
       pixels = [size[1] * size[2] for size in sizes]
+      count = tf.shape(samples.index)[0]
+      row = tf.repeat(tf.range(count), 4)
+      places = tf.stack([row, tf.reshape(samples.index, [-1])], axis=1)
       matrix = tf.SparseTensor(
-        places, tf.reshape(samples.weight, [-1]), tf.cast(tf.stack([count, sizes[0][0] * sum(pixels)]), tf.int64)
+        tf.cast(places, tf.int64),
+        tf.reshape(samples.weight, [-1]),
+        tf.cast(tf.stack([count, sizes[0][0] * sum(pixels)]), tf.int64),
       )
       upstream = tf.reshape(tf.cast(upstream, tf.float32), [-1, maps[0].shape[3]])
       gradients = tf.sparse.sparse_dense_matmul(matrix, upstream, adjoint_a=True)

@@ -1,7 +1,7 @@
 """What the conformance tests run over: classes, arguments that are not the defaults, inputs."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Callable
 
 import tensorflow as tf
 
@@ -9,8 +9,11 @@ from spinenet_tf.backbones.builder import Backbone, ScalePermutedBlock
 from spinenet_tf.backbones.fpn import TopDown
 from spinenet_tf.backbones.spec import Architecture, BlockSpec
 from spinenet_tf.compat import keras
+from spinenet_tf.heads.box import BoxHead
 from spinenet_tf.heads.classification import ClassifierHead
+from spinenet_tf.heads.mask import Doubling, MaskHead
 from spinenet_tf.heads.retinanet import Tower
+from spinenet_tf.heads.rpn import RegionProposalHead
 from spinenet_tf.layers.blocks import Block
 from spinenet_tf.layers.conv_norm import ConvNorm, DepthwiseNorm
 from spinenet_tf.layers.dropblock import DropBlock
@@ -18,6 +21,7 @@ from spinenet_tf.layers.mbconv import MBConv, SqueezeExcitation
 from spinenet_tf.layers.resample import Resample, SeparableResample
 from spinenet_tf.layers.stochastic_depth import StochasticDepth
 from spinenet_tf.models.classifier import Classifier
+from spinenet_tf.models.mask_rcnn import MaskRCNN
 from spinenet_tf.models.retinanet import RetinaNet
 from spinenet_tf.ops.anchors import AnchorConfig
 
@@ -85,14 +89,28 @@ def _backbone(architecture: Architecture, input_size: tuple[int, int] = (32, 48)
   return BACKBONE | {"architecture": architecture.to_dict(), "input_size": input_size}
 
 
+def _call(layer: keras.layers.Layer, inputs: Any, training: bool | None = None) -> Any:
+  return layer(inputs, training=training)
+
+
+def both_stages(model: MaskRCNN, images: tf.Tensor, training: bool | None = None) -> Any:
+  """Returns what a Mask R-CNN makes of images, and of two regions in each."""
+  outputs = model(images, training=training)
+  boxes = tf.tile(tf.constant([[[0.0, 2.0, 20.0, 30.0], [5.0, 5.0, 31.0, 9.0]]]), [tf.shape(images)[0], 1, 1])
+  classes = tf.cast(boxes[..., 0] > 0, tf.int32)
+  second = model.box_outputs(outputs["pyramid"], boxes, training=training)
+  return outputs, second, model.mask_outputs(outputs["pyramid"], boxes, classes, training=training)
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """A class, arguments that are none of them the default, and the shape of an input."""
+  """A class, arguments that are none of them the default, the shape of an input, and how it is used: `use(layer, inputs)`."""
 
   kind: type
   arguments: dict[str, Any]
   shape: Any = (2, 8, 12, 16)
   free_size: bool = True
+  use: Callable = _call
 
   def make(self):
     return self.kind(**self.arguments)
@@ -128,6 +146,17 @@ BLOCK = {"filters": 4, "strides": 2, "project": True, "drop_rate": 0.2, "salt": 
 CONV = {"kernel_size": 3, "strides": 2, "activate": False}
 MBCONV = {"filters": 5, "expansion": 3, "squeeze_ratio": 0.4, "drop_rate": 0.2, "salt": 3, "style": STYLE}
 TOWER = {"convs": 2, "filters": 6, "outputs": 10, "levels": (4, 5), "bias": -2.0}
+RPN = {"convs": 2, "filters": 6, "anchors": 2, "levels": (4, 5)}
+BOX_HEAD = {"num_classes": 3, "convs": 2, "filters": 6, "dense": 10}
+MASK_HEAD = {"num_classes": 3, "convs": 2, "filters": 6}
+MASK_RCNN = {
+  "num_classes": 3,
+  "anchors": dataclasses.asdict(AnchorConfig(3, 4, 2, (1.0, 3.0), 5.0)),
+  "rpn_convs": 2,
+  "head_convs": 1,
+  "head_filters": 8,
+  "dense": 10,
+}
 RETINANET = {
   "num_classes": 3,
   "anchors": dataclasses.asdict(AnchorConfig(3, 4, 2, (1.0, 3.0), 5.0)),
@@ -182,6 +211,15 @@ CASES = {
     Tower, TOWER | {"separable": True, "style": FOLDED}, {"4": (2, 4, 6, 8), "5": (2, 2, 3, 8)}
   ),
   "Tower": Case(Tower, TOWER | {"style": STYLE}, {"4": (2, 4, 6, 8), "5": (2, 2, 3, 8)}),
+  "RegionProposalHead": Case(RegionProposalHead, RPN | {"style": STYLE}, {"4": (2, 4, 6, 8), "5": (2, 2, 3, 8)}),
+  "RegionProposalHead folded": Case(
+    RegionProposalHead, RPN | {"style": FOLDED}, {"4": (2, 4, 6, 8), "5": (2, 2, 3, 8)}
+  ),
+  "BoxHead": Case(BoxHead, BOX_HEAD | {"style": STYLE}, (5, 7, 7, 8), free_size=False),
+  "BoxHead folded": Case(BoxHead, BOX_HEAD | {"style": FOLDED}, (5, 7, 7, 8), free_size=False),
+  "Doubling": Case(Doubling, {"filters": 6, "use_bias": False}),
+  "MaskHead": Case(MaskHead, MASK_HEAD | {"style": STYLE}, (5, 14, 14, 8)),
+  "MaskHead folded": Case(MaskHead, MASK_HEAD | {"style": FOLDED}, (5, 14, 14, 8)),
   "ClassifierHead": Case(ClassifierHead, {"num_classes": 5, "levels": (4, 5)}, {"4": (2, 4, 6, 8), "5": (2, 2, 3, 8)}),
   "ClassifierHead uneven": Case(
     ClassifierHead, {"num_classes": 5, "levels": (4, 5)}, {"4": (2, 3, 7, 8), "5": (2, 2, 4, 8)}, free_size=False
@@ -198,6 +236,16 @@ CASES = {
     {"backbone": {"name": "toy", **_backbone(FPN_ARCH, (72, 100))}, **RETINANET},
     (2, 72, 100, 3),
     free_size=False,
+  ),
+  "MaskRCNN": Case(
+    MaskRCNN, {"backbone": {"name": "toy", **BACKBONE}, **MASK_RCNN}, (2, 32, 48, 3), free_size=False, use=both_stages
+  ),
+  "MaskRCNN fpn": Case(
+    MaskRCNN,
+    {"backbone": {"name": "toy", **_backbone(FPN_ARCH, (72, 100))}, **MASK_RCNN},
+    (2, 72, 100, 3),
+    free_size=False,
+    use=both_stages,
   ),
   "Classifier": Case(
     Classifier, {"backbone": {"name": "toy", **BACKBONE}, "num_classes": 3}, (2, 32, 48, 3), free_size=False

@@ -29,7 +29,7 @@ def _same(a: Any, b: Any, tolerance: float = 1e-5) -> None:
 
 def _built(case: Case):
   layer = case.make()
-  layer(case.inputs())
+  case.use(layer, case.inputs())
   rng = np.random.default_rng(0)
   for weight in layer.weights:
     value = rng.uniform(0.5, 1.5, weight.shape) if "kernel" not in weight.name else rng.normal(size=weight.shape)
@@ -44,9 +44,9 @@ def test_config_round_trip(case):
   for name, value in case.arguments.items():
     assert json.loads(json.dumps(config[name])) == json.loads(json.dumps(value)), f"{name} is lost"
   again = case.kind.from_config(config)
-  again(case.inputs())
+  case.use(again, case.inputs())
   again.set_weights(layer.get_weights())
-  _same(layer(case.inputs()), again(case.inputs()))
+  _same(case.use(layer, case.inputs()), case.use(again, case.inputs()))
 
 
 @every_case
@@ -61,19 +61,19 @@ def test_saved_model(case, tmp_path):
   signature = tf.nest.map_structure(lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype), case.inputs())
   module = tf.Module()
   module.layer_variables = list(layer.variables)
-  module.serve = tf.function(lambda x: layer(x, training=False), input_signature=[signature])
+  module.serve = tf.function(lambda x: case.use(layer, x, training=False), input_signature=[signature])
   tf.saved_model.save(module, str(tmp_path))
   again = tf.saved_model.load(str(tmp_path))
-  _same(layer(case.inputs()), again.serve(case.inputs()))
+  _same(case.use(layer, case.inputs()), again.serve(case.inputs()))
 
 
 @every_case
 def test_checkpoint(case, tmp_path):
   layer, other = _built(case), case.make()
-  other(case.inputs())
+  case.use(other, case.inputs())
   path = tf.train.Checkpoint(layer=layer).write(str(tmp_path / "ckpt"))
   tf.train.Checkpoint(layer=other).read(path).assert_existing_objects_matched()
-  _same(layer(case.inputs()), other(case.inputs()))
+  _same(case.use(layer, case.inputs()), case.use(other, case.inputs()))
 
 
 @every_model
@@ -92,7 +92,7 @@ def test_keras_files(case, suffix, tmp_path):
   for a, b in zip(model.weights, again.weights):
     assert a.name == b.name
     np.testing.assert_array_equal(a, b, err_msg=a.name)
-  _same(model(case.inputs()), again(case.inputs()))
+  _same(case.use(model, case.inputs()), case.use(again, case.inputs()))
 
 
 @every_case
@@ -102,7 +102,7 @@ def test_mixed_precision(case, policy):
   try:
     layer = case.make()
     with tf.GradientTape() as tape:
-      outputs = tf.nest.flatten(layer(case.inputs(), training=True))
+      outputs = tf.nest.flatten(case.use(layer, case.inputs(), training=True))
       total = tf.add_n([tf.reduce_sum(tf.cast(t, tf.float32) ** 2) for t in outputs])
     gradients = tape.gradient(total, layer.trainable_weights)
   finally:
@@ -119,7 +119,7 @@ def test_random_draws_repeat_under_a_seed(case):
   for _ in range(2):
     layer.set_weights(weights)
     with step_seed(tf.constant([1, 2])):
-      results.append(layer(case.inputs(), training=True))
+      results.append(case.use(layer, case.inputs(), training=True))
   _same(*results)
 
 
@@ -127,5 +127,5 @@ def test_random_draws_repeat_under_a_seed(case):
 def test_sizes_that_are_not_known(case):
   layer = _built(case)
   free = tf.nest.map_structure(lambda t: tf.TensorSpec([None, None, None, t.shape[3]], t.dtype), case.inputs())
-  traced: Callable = tf.function(lambda x: layer(x, training=False), input_signature=[free])
-  _same(traced(case.inputs(2)), layer(case.inputs(2)), 1e-4)
+  traced: Callable = tf.function(lambda x: case.use(layer, x, training=False), input_signature=[free])
+  _same(traced(case.inputs(2)), case.use(layer, case.inputs(2)), 1e-4)

@@ -10,18 +10,24 @@ import numpy as np, tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
 import sys; sys.path.insert(0, {root!r})
-from tests.conformance.cases import ARCH
+from tests.conformance.cases import ARCH, both_stages
+from spinenet_tf.models.mask_rcnn import build_mask_rcnn
 from spinenet_tf.models.retinanet import build_retinanet
+
+build, use = {{
+  "retinanet": (build_retinanet, lambda model, images: model(images, training=True)),
+  "mask_rcnn": (build_mask_rcnn, lambda model, images: both_stages(model, images, training=True)),
+}}[{task!r}]
 
 def outputs(strategy, images):
   with strategy.scope():
-    model = build_retinanet(ARCH, 2, (32, 32), synchronized=True, min_level=3, max_level=4, head_convs=1, head_width=8)
+    model = build(ARCH, 2, (32, 32), synchronized=True, min_level=3, max_level=4, head_convs=1, head_width=8)
     rng = np.random.default_rng(0)
     for v in model.variables:
       v.assign(rng.uniform(0.2, 1.0, v.shape).astype("f"))
   parts = strategy.experimental_distribute_values_from_function(
       lambda c: tf.split(images, c.num_replicas_in_sync)[c.replica_id_in_sync_group])
-  result = strategy.run(tf.function(lambda x: tf.nest.flatten(model(x, training=True))), args=(parts,))
+  result = strategy.run(tf.function(lambda x: tf.nest.flatten(use(model, x))), args=(parts,))
   outputs = [tf.concat(strategy.experimental_local_results(r), 0).numpy() for r in result]
   return outputs, [v.numpy() for v in model.variables]
 
@@ -35,7 +41,9 @@ print("equal", len(one[1]))
 
 
 @pytest.mark.slow
-def test_two_replicas_equal_one_device(root):
-  result = subprocess.run([sys.executable, "-c", PROGRAM.format(root=str(root))], capture_output=True, text=True)
+@pytest.mark.parametrize("task", ["retinanet", "mask_rcnn"])
+def test_two_replicas_equal_one_device(root, task):
+  program = PROGRAM.format(root=str(root), task=task)
+  result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
   assert result.returncode == 0, result.stderr[-3000:]
   assert "equal" in result.stdout

@@ -140,13 +140,22 @@ def test_sizes_that_are_not_known(plain):
   pyramid = _random_pyramid(rng, 2, (128, 192), 3)
   boxes = tf.constant(_random_boxes(rng, 2, 9, 128, 192))
   free = tf.nest.map_structure(lambda _: tf.TensorSpec([None, None, None, 3]), pyramid)
+
+  def align_with_slopes(maps, regions):
+    with tf.GradientTape() as tape:
+      tape.watch(maps)
+      found = roi_align(maps, regions, 7, min_level=3, max_level=7)
+    return found, tape.gradient(found, maps, output_gradients=found)
+
   with portable(plain):
-    traced = tf.function(lambda p, b: roi_align(p, b, 7, min_level=3, max_level=7), autograph=False)
+    traced = tf.function(align_with_slopes, autograph=False)
     concrete = traced.get_concrete_function(free, tf.TensorSpec([None, None, 4]))
-    expected = roi_align(pyramid, boxes, 7, min_level=3, max_level=7)
-  found = concrete(pyramid, boxes)
-  assert concrete.structured_outputs.shape.as_list() == [None, None, 7, 7, 3]
+    expected, slopes = align_with_slopes(pyramid, boxes)
+  assert concrete.structured_outputs[0].shape.as_list() == [None, None, 7, 7, 3]
+  found, own_slopes = concrete(pyramid, boxes)
   np.testing.assert_allclose(found, expected, atol=1e-5)
+  for level in pyramid:
+    np.testing.assert_allclose(own_slopes[level], slopes[level], atol=1e-4)
 
 
 @both_ways
