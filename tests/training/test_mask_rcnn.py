@@ -169,11 +169,11 @@ def test_eight_images_by_heart(tiny, tmp_path):
     ),
     train=RunSettings(
       task="mask_rcnn",
-      duration=500,
+      duration=600,
       strategy="one_device",
       log_interval=50,
-      checkpoint_interval=500,
-      eval_interval=500,
+      checkpoint_interval=600,
+      eval_interval=600,
     ),
   )
   metrics = loop.train(setups.build(experiment, tmp_path / "run"))
