@@ -169,10 +169,11 @@ class MaskRCNN(Network):
 
     Raises: UserError when the input size is not known, or an argument is out of range.
     """
+    size = self.known_size()
     outputs = self(images, training=False)
     regions, _ = self.propose(outputs)
     logits, codes = self.box_outputs(outputs["pyramid"], regions)
-    found = nms.detect_regions(logits, codes, regions, self.known_size(), **detection)
+    found = nms.detect_regions(logits, codes, regions, size, **detection)
     classes = found["detection_classes"]
     masks = tf.sigmoid(self.mask_outputs(outputs["pyramid"], found["detection_boxes"], classes))
     return {**found, "detection_masks": tf.where((classes >= 0)[..., None, None], masks, 0.0)}

@@ -100,8 +100,9 @@ class RetinaNet(Network):
 
     Raises: UserError when the input size is not known, or an argument is out of range.
     """
+    size = self.known_size()
     outputs = self(images, training=False)
-    return nms.detect(outputs, self.anchors, self.known_size(), num_classes=self.num_classes, **detection)
+    return nms.detect(outputs, self.anchors, size, num_classes=self.num_classes, **detection)
 
 
 def build_retinanet(

@@ -11,6 +11,7 @@ from spinenet_tf.backbones.builder import build_backbone
 from spinenet_tf.backbones.catalog import names
 from spinenet_tf.backbones.edit import damaged
 from spinenet_tf.backbones.profile import profile
+from spinenet_tf.models.mask_rcnn import build_mask_rcnn
 from spinenet_tf.models.retinanet import build_retinanet
 
 
@@ -32,6 +33,11 @@ def test_parameters_of_a_detector_on_some_levels(name, levels):
   levels = dict(zip(("min_level", "max_level"), levels))
   cost = profile(name, "retinanet", 5, (96, 160), **levels)
   assert cost.parameters == _values(build_retinanet(name, 5, (96, 160), **levels))
+
+
+@pytest.mark.parametrize("name", ["spinenet49s", "r50_fpn", pytest.param("spinenet190", marks=pytest.mark.slow)])
+def test_parameters_of_mask_rcnn(name):
+  assert profile(name, "mask_rcnn", 5, (80, 80)).parameters == _values(build_mask_rcnn(name, 5, (80, 80)))
 
 
 @pytest.mark.parametrize("remove", ["short", "both"])
