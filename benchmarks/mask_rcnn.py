@@ -142,8 +142,6 @@ def _peer_find(name: str, size: int, batch: int):
   import tensorflow as tf
 
   model = _peer_task(name, size).build_model()
-  (bias,) = [v for v in model.variables if v.shape == [CLASSES + 1] and "bias" in v.name and "mask" not in v.name]
-  bias.assign(tf.one_hot(1, CLASSES + 1) * LIKELY)
   images = tf.constant(_batch(batch, size)[0])
   shape = tf.fill([batch, 2], float(size))
 
@@ -151,6 +149,9 @@ def _peer_find(name: str, size: int, batch: int):
   def run():
     return model(images, image_shape=shape, training=False)
 
+  run()  # makes the variables
+  (bias,) = [v for v in model.detection_head.variables if v.shape == [CLASSES + 1] and "bias" in v.name]
+  bias.assign(tf.one_hot(1, CLASSES + 1) * LIKELY)
   return run, _weights(model)
 
 
