@@ -15,6 +15,7 @@ from spinenet_tf.backbones.spec import Architecture
 from spinenet_tf.compat import keras
 from spinenet_tf.errors import UserError
 from spinenet_tf.layers.blocks import make_block
+from spinenet_tf.layers.composite import Composite, build_part
 from spinenet_tf.layers.conv_norm import ConvNorm
 from spinenet_tf.layers.resample import make_connection
 from spinenet_tf.layers.stochastic_depth import drop_rate
@@ -31,7 +32,7 @@ def level_size(input_size: tuple[int | None, int | None], level: int) -> tuple[i
 
 
 @keras.utils.register_keras_serializable("spinenet_tf")
-class ScalePermutedBlock(keras.layers.Layer):
+class ScalePermutedBlock(Composite):
   """A block with its cross-scale connections: resample each parent, sum, activate, then the block and its repeats.
 
   Args:
@@ -50,6 +51,19 @@ class ScalePermutedBlock(keras.layers.Layer):
       make_connection(**args, style=self.style, name=f"resample_{i}") for i, args in enumerate(self.connections)
     ]
     self.repeats = [make_block(**args, style=self.style, name=f"repeat_{i}") for i, args in enumerate(self.blocks)]
+
+  def build_parts(self, input_shape: list[tf.TensorShape]) -> None:
+    """Builds connections and blocks."""
+    shape, *_ = [build_part(*pair) for pair in zip(self.resamples, input_shape)]
+    for block in self.repeats:
+      shape = build_part(block, shape)
+
+  def compute_output_shape(self, input_shape: list[tf.TensorShape]) -> tf.TensorShape:
+    """Returns (B, H, W, C)."""
+    shape = self.resamples[0].compute_output_shape(input_shape[0])
+    for block in self.repeats:
+      shape = block.compute_output_shape(shape)
+    return shape
 
   @tf.autograph.experimental.do_not_convert
   def call(self, inputs: list[tf.Tensor], training: bool | None = None) -> tf.Tensor:

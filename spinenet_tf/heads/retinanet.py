@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from spinenet_tf.compat import keras
 from spinenet_tf.heads.shared import SharedConvolutions
+from spinenet_tf.layers.composite import build_part, image_shape
 from spinenet_tf.layers.style import ConvStyle
 
 
@@ -42,6 +43,15 @@ class Tower(SharedConvolutions):
     self.outputs, self.bias = outputs, bias
     initializer = keras.initializers.Constant(bias)
     self.predict = self._convolution(outputs, 1e-5, "predict", bias_initializer=initializer)
+
+  def build_parts(self, input_shape: dict[str, tf.TensorShape]) -> None:
+    """Builds the units and the prediction."""
+    for shape in self._build_features(input_shape).values():
+      build_part(self.predict, shape)
+
+  def compute_output_shape(self, input_shape: dict[str, tf.TensorShape]) -> dict[str, tf.TensorShape]:
+    """Returns (B, H, W, outputs) of every level."""
+    return {level: image_shape(input_shape[level], 1, self.outputs) for level in map(str, self.levels)}
 
   @tf.autograph.experimental.do_not_convert
   def call(self, pyramid: dict[str, tf.Tensor], training: bool | None = None) -> dict[str, tf.Tensor]:

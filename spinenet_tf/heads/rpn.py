@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from spinenet_tf.compat import keras
 from spinenet_tf.heads.shared import SharedConvolutions
+from spinenet_tf.layers.composite import build_part, image_shape
 from spinenet_tf.layers.style import ConvStyle
 
 
@@ -39,6 +40,23 @@ class RegionProposalHead(SharedConvolutions):
     self.anchors = anchors
     self.scores = self._convolution(anchors, 1e-5, "scores", size=1)
     self.deltas = self._convolution(anchors * 4, 1e-5, "deltas", size=1)
+
+  def build_parts(self, input_shape: dict[str, tf.TensorShape]) -> None:
+    """Builds the units and the predictions."""
+    for shape in self._build_features(input_shape).values():
+      build_part(self.scores, shape)
+      build_part(self.deltas, shape)
+
+  def compute_output_shape(
+    self, input_shape: dict[str, tf.TensorShape]
+  ) -> tuple[dict[str, tf.TensorShape], dict[str, tf.TensorShape]]:
+    """Returns (B, H, W, A) and (B, H, W, A * 4) of every level."""
+    levels = [str(level) for level in self.levels]
+    scores, deltas = (
+      {level: image_shape(input_shape[level], 1, channels) for level in levels}
+      for channels in (self.anchors, self.anchors * 4)
+    )
+    return scores, deltas
 
   @tf.autograph.experimental.do_not_convert
   def call(

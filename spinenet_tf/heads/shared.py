@@ -5,11 +5,12 @@ from __future__ import annotations
 import tensorflow as tf
 
 from spinenet_tf.compat import keras
+from spinenet_tf.layers.composite import Composite, build_part
 from spinenet_tf.layers.convolution import Convolution
 from spinenet_tf.layers.style import ConvStyle
 
 
-class SharedConvolutions(keras.layers.Layer):
+class SharedConvolutions(Composite):
   """`convs` units of 3x3 convolution, batch norm and activation; kernels are shared by the levels, batch norms are not.
 
   The convolutions before a batch normalisation have no bias: the normalisation takes it out again, so it would never
@@ -48,6 +49,23 @@ class SharedConvolutions(keras.layers.Layer):
     self.norms = []
     if not self.style.folded:
       self.norms = [self.style.norm(f"norm{i + 1}{suffix}") for suffix in suffixes for i in range(convs)]
+
+  def _build_features(self, input_shape: dict[str, tf.TensorShape]) -> dict[str, tf.TensorShape]:
+    """Builds the units. Returns the shapes of what comes out of them."""
+    result = {}
+    for n, level in enumerate(map(str, self.levels)):
+      shape = input_shape[level]
+      for i in range(n * self.convs, (n + 1) * self.convs):
+        shape = build_part(self.tower[i % len(self.tower)], shape)
+        if self.norms:
+          build_part(self.norms[i], shape)
+      result[level] = shape
+    return result
+
+  @property
+  def output_dtype(self) -> tf.DType:
+    """Predictions are float32 under any policy."""
+    return tf.float32
 
   def _features(self, pyramid: dict[str, tf.Tensor], training: bool | None) -> dict[str, tf.Tensor]:
     """Returns what comes out of the units, float[B, H, W, filters] by level."""

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from spinenet_tf.compat import keras
 from spinenet_tf.errors import UserError
+from spinenet_tf.layers.composite import Composite, build_part, image_shape
 from spinenet_tf.layers.conv_norm import ConvNorm
 from spinenet_tf.layers.dropblock import DropBlock
 from spinenet_tf.layers.mbconv import MBConv
@@ -50,7 +51,7 @@ def make_block(
 
 
 @keras.utils.register_keras_serializable("spinenet_tf")
-class Block(keras.layers.Layer):
+class Block(Composite):
   """One residual or bottleneck block; the stride, if any, is on its first 3x3 convolution.
 
   residual:   3x3 C - norm - act - 3x3 C - norm; + shortcut; act
@@ -115,6 +116,20 @@ class Block(keras.layers.Layer):
         DropBlock(dropblock_keep, dropblock_size, salt=salt + 1 + i, name=f"dropblock_{i}")
         for i in range(len(sizes) + 1)
       ]
+
+  def build_parts(self, input_shape: tf.TensorShape) -> None:
+    """Builds the convolutions and what drops."""
+    shape = input_shape
+    for conv in self.convs:
+      shape = build_part(conv, shape)
+    if self.shortcut:
+      build_part(self.shortcut, input_shape)
+    for layer in [*self.dropblocks, *([self.drop] if self.drop else [])]:
+      build_part(layer, shape)
+
+  def compute_output_shape(self, input_shape: tf.TensorShape) -> tf.TensorShape:
+    """Returns (B, ceil(H / strides), ceil(W / strides), C or 4C)."""
+    return image_shape(input_shape, self.strides, block_channels(self.block, self.filters))
 
   @tf.autograph.experimental.do_not_convert
   def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:

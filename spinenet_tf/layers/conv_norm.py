@@ -5,6 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from spinenet_tf.compat import keras
+from spinenet_tf.layers.composite import Composite, build_part, image_shape
 from spinenet_tf.layers.convolution import Convolution
 from spinenet_tf.layers.initializers import FAN_IN, ZEROS
 from spinenet_tf.layers.style import ConvStyle
@@ -16,7 +17,7 @@ def symmetric_padding(kernel_size: int) -> list[list[int]]:
   return [[0, 0], [side, side], [side, side], [0, 0]]
 
 
-class _Unit(keras.layers.Layer):
+class _Unit(Composite):
   """What `ConvNorm` and `DepthwiseNorm` share: padding, normalisation, activation. A subclass makes `self.conv`."""
 
   def __init__(
@@ -38,6 +39,16 @@ class _Unit(keras.layers.Layer):
       "bias_initializer": ZEROS,
       "name": "conv",
     }
+
+  def build_parts(self, input_shape: tf.TensorShape) -> None:
+    """Builds convolution and normalisation."""
+    build_part(self.conv, input_shape)
+    if self.norm:
+      build_part(self.norm, self.compute_output_shape(input_shape))
+
+  def compute_output_shape(self, input_shape: tf.TensorShape) -> tf.TensorShape:
+    """Returns (B, ceil(H / strides), ceil(W / strides), channels)."""
+    return image_shape(input_shape, self.strides, self._channels(input_shape))
 
   @tf.autograph.experimental.do_not_convert
   def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
@@ -93,6 +104,9 @@ class ConvNorm(_Unit):
     self.conv = Convolution(filters, kernel_size, kernel_initializer=FAN_IN, **self._conv_arguments())
     self.norm = self.style.norm() if self._has_norm else None
 
+  def _channels(self, input_shape: tf.TensorShape) -> int:
+    return self.filters
+
   def get_config(self) -> dict:
     """Returns the constructor's arguments."""
     return super().get_config() | {"filters": self.filters}
@@ -128,3 +142,6 @@ class DepthwiseNorm(_Unit):
     arguments = self._conv_arguments()
     self.conv = keras.layers.DepthwiseConv2D(kernel_size, depthwise_initializer=initializer, **arguments)
     self.norm = self.style.norm() if self._has_norm else None
+
+  def _channels(self, input_shape: tf.TensorShape) -> int:
+    return input_shape[-1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from spinenet_tf.compat import keras
+from spinenet_tf.layers.composite import Composite, build_part, image_shape
 from spinenet_tf.layers.conv_norm import ConvNorm, DepthwiseNorm
 from spinenet_tf.layers.dropblock import DropBlock
 from spinenet_tf.layers.stochastic_depth import StochasticDepth
@@ -20,7 +21,7 @@ def squeeze_width(input_filters: int, ratio: float = SQUEEZE_RATIO) -> int:
 
 
 @keras.utils.register_keras_serializable("spinenet_tf")
-class SqueezeExcitation(keras.layers.Layer):
+class SqueezeExcitation(Composite):
   """Weighs channels by what the whole image shows: mean over pixels - 1x1 - swish - 1x1 - sigmoid, times the input.
 
   Both convolutions have biases; the inner activation is swish whatever the network's.
@@ -39,6 +40,14 @@ class SqueezeExcitation(keras.layers.Layer):
     self.reduce = ConvNorm(squeeze_filters, normalize=False, style=swish, name="reduce")
     self.expand = ConvNorm(filters, activate=False, normalize=False, style=swish, name="expand")
 
+  def build_parts(self, input_shape: tf.TensorShape) -> None:
+    """Builds both convolutions."""
+    build_part(self.expand, build_part(self.reduce, tf.TensorShape([input_shape[0], 1, 1, input_shape[-1]])))
+
+  def compute_output_shape(self, input_shape: tf.TensorShape) -> tf.TensorShape:
+    """Returns the input's."""
+    return tf.TensorShape(input_shape)
+
   @tf.autograph.experimental.do_not_convert
   def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
     """Returns the weighted features."""
@@ -51,7 +60,7 @@ class SqueezeExcitation(keras.layers.Layer):
 
 
 @keras.utils.register_keras_serializable("spinenet_tf")
-class MBConv(keras.layers.Layer):
+class MBConv(Composite):
   """One inverted bottleneck; the stride, if any, is on its depthwise convolution.
 
   1x1 to `expansion` times the input - norm - act - 3x3 depthwise - norm - act - squeeze-and-excitation - 1x1 to
@@ -108,6 +117,18 @@ class MBConv(keras.layers.Layer):
         DropBlock(dropblock_keep, dropblock_size, salt=salt + 1 + i, name=f"dropblock_{i}")
         for i in range(4 if self._adds else 3)
       ]
+
+  def build_parts(self, input_shape: tf.TensorShape) -> None:
+    """Builds the convolutions and what drops."""
+    shape = input_shape
+    for layer in (self.expand, self.depthwise, self.excitation, self.project):
+      shape = build_part(layer, shape)
+    for layer in [*self.dropblocks, *([self.drop] if self.drop else [])]:
+      build_part(layer, shape)
+
+  def compute_output_shape(self, input_shape: tf.TensorShape) -> tf.TensorShape:
+    """Returns (B, ceil(H / strides), ceil(W / strides), filters)."""
+    return image_shape(input_shape, self.strides, self.filters)
 
   @tf.autograph.experimental.do_not_convert
   def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:

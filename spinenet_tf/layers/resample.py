@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from spinenet_tf.compat import keras
 from spinenet_tf.errors import UserError
+from spinenet_tf.layers.composite import Composite, build_part, image_shape
 from spinenet_tf.layers.conv_norm import ConvNorm, DepthwiseNorm
 from spinenet_tf.layers.style import ConvStyle
 
@@ -43,7 +44,7 @@ def _repeat(features: tf.Tensor, factor: int) -> tf.Tensor:
   return result
 
 
-class _Connection(keras.layers.Layer):
+class _Connection(Composite):
   """What both kinds of connections share: bringing features to the target's size and width.
 
   A 1x1 convolution and its normalisation treat every pixel alike, and up-sampling repeats every pixel equally often, so
@@ -56,6 +57,18 @@ class _Connection(keras.layers.Layer):
     self.filters, self.levels_down = filters, levels_down
     self.output_size = tuple(output_size) if output_size else None
     self.literal_order, self.style = literal_order, ConvStyle.of(style)
+
+  def compute_output_shape(self, input_shape: tf.TensorShape) -> tf.TensorShape:
+    """Returns (B, ceil(H / 2^levels_down), ceil(W / 2^levels_down), filters)."""
+    if self.levels_down >= 0:
+      return image_shape(input_shape, 2**self.levels_down, self.filters)
+    batch, height, width, _ = tf.TensorShape(input_shape)
+    size = self.output_size or [side and side * 2**-self.levels_down for side in (height, width)]
+    return tf.TensorShape([batch, *size, self.filters])
+
+  def _build_expand(self, shape: tf.TensorShape) -> None:
+    """Builds the expanding convolution for features of that shape, of which it needs the channels only."""
+    build_part(self.expand, tf.TensorShape([shape[0], None, None, shape[-1]]))
 
   def _expanded(self, features: tf.Tensor, training: bool | None) -> tf.Tensor:
     """Expands features that lie at the target's level or above it, and up-samples them to it."""
@@ -119,6 +132,13 @@ class Resample(_Connection):
     self.down = ConvNorm(squeeze_filters, 3, 2, style=self.style, name="down") if levels_down > 0 else None
     self.expand = ConvNorm(filters, activate=False, style=self.style, name="expand")
 
+  def build_parts(self, input_shape: tf.TensorShape) -> None:
+    """Builds the convolutions."""
+    shape = build_part(self.squeeze, input_shape)
+    if self.down:
+      build_part(self.down, shape)
+    self._build_expand(shape)
+
   @tf.autograph.experimental.do_not_convert
   def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
     """Returns the parent's features at the block's level, not activated."""
@@ -163,6 +183,13 @@ class SeparableResample(_Connection):
     super().__init__(filters, levels_down, output_size, literal_order, style, **kwargs)
     self.down = [DepthwiseNorm(3, 2, style=self.style, name=f"down_{i}") for i in range(levels_down)]
     self.expand = ConvNorm(filters, activate=False, style=self.style, name="expand")
+
+  def build_parts(self, input_shape: tf.TensorShape) -> None:
+    """Builds the convolutions."""
+    shape = input_shape
+    for unit in self.down:
+      shape = build_part(unit, shape)
+    self._build_expand(shape)
 
   @tf.autograph.experimental.do_not_convert
   def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
