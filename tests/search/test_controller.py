@@ -56,7 +56,7 @@ def test_the_gradient_is_the_slope_of_the_loss(algorithm):
 
 def test_the_update_follows_the_gradient_of_the_mean_reward():
   # Over all points, weighted by p: sum p (R - b) d log p = d sum p R, whatever b is.
-  controller = Controller(SMALL, entropy_weight=0.0, initial_range=0.8, **SIZES)
+  controller = Controller(SMALL, algorithm="reinforce", entropy_weight=0.0, initial_range=0.8, **SIZES)
   points = np.array(list(SMALL.points()), np.int32)
   rewards = np.random.default_rng(0).normal(size=len(points)).astype(np.float32)
   variables = controller.policy.trainable_variables
@@ -73,7 +73,7 @@ def test_the_update_follows_the_gradient_of_the_mean_reward():
 @pytest.mark.parametrize(("algorithm", "batches"), [("reinforce", 90), ("ppo", 60)])
 def test_it_learns_a_small_known_answer(algorithm, batches):
   target = np.array(SMALL.random_point(np.random.default_rng(5)))
-  controller = Controller(SMALL, algorithm=algorithm, learning_rate=0.01, **SIZES)
+  controller = Controller(SMALL, algorithm=algorithm, learning_rate=0.01, entropy_weight=1e-3, **SIZES)
   before = controller.log_prob([tuple(target)])[0]
   means = []
   for _ in range(batches):
@@ -108,10 +108,9 @@ def test_a_restored_controller_asks_and_learns_what_the_saved_one_does(algorithm
 
 
 def test_points_do_not_depend_on_how_many_are_asked_for_at_once():
-  space = SPACES["r35_sp18"]
-  one, two = Controller(space, seed=1, **SIZES), Controller(space, seed=1, **SIZES)
-  assert one.ask(5) + one.ask(0) + one.ask(2) == two.ask(7)
-  assert Controller(space, seed=2, **SIZES).ask(7) != two.ask(7)
+  one, two, three = (Controller(SMALL, seed=seed, algorithm="reinforce", **SIZES) for seed in (1, 1, 2))
+  points = two.ask(7)
+  assert one.ask(5) + one.ask(0) + one.ask(2) == points != three.ask(7)
 
 
 def test_the_baseline_is_the_mean_of_what_came_before():
@@ -126,6 +125,17 @@ def test_the_baseline_is_the_mean_of_what_came_before():
   assert controller.baseline == ((1.5 + 7) / 2 + 8) / 2
   assert (controller.log_prob(points[3:]) > before)[0], "better than the baseline: likelier now"
   assert controller.tell([], []) == {}
+
+
+@pytest.mark.parametrize("factor", [0.01, 50.0])
+def test_the_unit_of_the_rewards_does_not_matter(factor):
+  one, other = Controller(SMALL, batch=4, **SIZES), Controller(SMALL, batch=4, **SIZES)
+  for rewards in ([0.1, 0.4, 0.2, 0.3], [0.5, 0.1, 0.9, 0.7]):
+    points = one.ask(4)
+    one.tell(points, rewards)
+    other.tell(points, [factor * reward + 3 for reward in rewards])
+  np.testing.assert_allclose(other.log_prob(points), one.log_prob(points), rtol=1e-4)
+  assert one._spread(np.array([])) == pytest.approx(np.std([0.1, 0.4, 0.2, 0.3, 0.5, 0.1, 0.9, 0.7]))
 
 
 def test_ppo_measures_against_the_policy_that_asked():
