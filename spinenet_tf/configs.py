@@ -5,6 +5,8 @@ Names that files can bind: `data.*`, `schedule.*`, `train.*`; `model.*`, `loss.*
 `train.task = 'classification'` `classifier.*`, `classifier_loss.*`; and the parameters of
 optimizers, which `train.optimizer` refers to: `@sgd`, `@adam`, `@rmsprop`, `@lars`, and with tensorflow-addons `@tfa.LAMB` and
 its like. The fields are those of the classes in `training.settings` and of `training.schedules.Schedule`.
+A search (`python -m spinenet_tf.search`) has `search.*`, `searcher.*` and `proxy.*` beside the experiment of its children, and
+`space.*` where `search.space` is `@space()`.
 `model.architecture` may be `@scaled()` or `@damaged()`, whose parameters are those of the functions in `backbones.edit`.
 """
 
@@ -26,6 +28,10 @@ from spinenet_tf.backbones import edit
 from spinenet_tf.backbones.spec import Architecture
 from spinenet_tf.compat import TF_VERSION
 from spinenet_tf.errors import UserError
+from spinenet_tf.search import settings as search_settings
+from spinenet_tf.search.presets import find_space
+from spinenet_tf.search.proxy import Proxy
+from spinenet_tf.search.space import SearchSpace
 from spinenet_tf.training import optimizers, settings
 from spinenet_tf.training.schedules import Schedule
 from spinenet_tf.training.tasks import find_task
@@ -42,7 +48,14 @@ _PARTS = {
   "detection": settings.DetectionSettings,
   "train": settings.RunSettings,
 }
-_BUILDERS = {name: gin.external_configurable(part, name=name) for name, part in _PARTS.items()}
+_SEARCH_PARTS = {
+  "search": search_settings.SearchSettings,
+  "searcher": search_settings.searcher,
+  "proxy": search_settings.ProxySettings,
+  "space": SearchSpace,
+}
+_BUILDERS = {name: gin.external_configurable(part, name=name) for name, part in {**_PARTS, **_SEARCH_PARTS}.items()}
+_FILES = {"architecture": Architecture, "space": SearchSpace}  # bindings that may name a JSON file, and what is in it
 
 _EDITS = {"scaled": edit.scaled, "damaged": edit.damaged}
 for _name, _edit in _EDITS.items():
@@ -116,22 +129,23 @@ def parse(gin_files: Sequence[str], gin_params: Sequence[str] = ()) -> None:
 
 
 def _read_architectures(folders: Sequence[pathlib.Path]) -> None:
-  """Puts the content of architecture files into the bindings that name them."""
+  """Puts the content of files of architectures and search spaces into the bindings that name them."""
   found = {}
   for (scope, selector), values in gin.config._CONFIG.items():
-    name = values.get("architecture")
-    if isinstance(name, str) and name.endswith(".json"):
-      path = next((file for folder in folders if (file := folder / os.path.expanduser(name)).is_file()), None)
-      if path is None:
-        raise UserError(
-          f"no architecture file {name!r}; such files are looked up in the working directory, beside the files given to "
-          f"--gin_file, and in {experiments_directory()}"
-        )
-      found[f"{scope}/{selector}.architecture" if scope else f"{selector}.architecture"] = path
+    for what in _FILES.keys() & values.keys():
+      name = values[what]
+      if isinstance(name, str) and name.endswith(".json"):
+        path = next((file for folder in folders if (file := folder / os.path.expanduser(name)).is_file()), None)
+        if path is None:
+          raise UserError(
+            f"no {what} file {name!r}; such files are looked up in the working directory, beside the files given to "
+            f"--gin_file, and in {experiments_directory()}"
+          )
+        found[f"{scope}/{selector}.{what}" if scope else f"{selector}.{what}"] = (path, _FILES[what])
   with gin.unlock_config():
-    for binding, path in found.items():
+    for binding, (path, kind) in found.items():
       try:
-        gin.bind_parameter(binding, Architecture.from_json(path).to_dict())
+        gin.bind_parameter(binding, kind.from_json(path).to_dict())
       except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
@@ -159,6 +173,31 @@ def experiment() -> settings.Experiment:
     raise UserError(_plain(error)) from error
   except Exception as error:
     raise UserError(_explain(error)) from error
+
+
+def search() -> search_settings.Search:
+  """Builds the search that the parsed configuration describes.
+
+  Raises: UserError for values out of range, an unknown space, and a file for the best network that is not there.
+  """
+  children = experiment()
+  try:
+    made = _BUILDERS["search"]()
+    space = find_space(made.space)
+    _find(made.train_with)
+    return search_settings.Search(made, space, _BUILDERS["searcher"](), _BUILDERS["proxy"](), children)
+  except UserError as error:
+    raise UserError(_plain(error)) from error
+  except Exception as error:
+    raise UserError(_explain(error)) from error
+
+
+def proxy(text: str) -> Proxy:
+  """Returns the objective of a search, in a process that knows its configuration only as `bound_text`."""
+  gin.clear_config()
+  gin.parse_config(text)
+  made = search()
+  return Proxy(made.experiment, made.proxy)
 
 
 def bound_text() -> str:
@@ -230,10 +269,10 @@ def _hint(message: str) -> str:
   if "No configurable matching" in message:
     if "tfa" in message and not _HAS_ADDONS:
       return "; tensorflow-addons cannot be used here: it needs TensorFlow 2.15 and Python below 3.12"
-    return f"; known: {', '.join(sorted(_PARTS))}, the optimizers sgd, adam, rmsprop, lars, and scaled and damaged"
+    return f"; known: {', '.join(sorted(_BUILDERS))}, the optimizers sgd, adam, rmsprop, lars, and scaled and damaged"
   part = re.match(r"Configurable '(\w+)' doesn't have a parameter", message)
-  if part and part[1] in _PARTS:
-    return f"; {part[1]} has: {', '.join(_PARTS[part[1]].__dataclass_fields__)}"
+  if part and hasattr(fields := {**_PARTS, **_SEARCH_PARTS}.get(part[1]), "__dataclass_fields__"):
+    return f"; {part[1]} has: {', '.join(fields.__dataclass_fields__)}"
   if part and part[1] in _EDITS:
     return f"; {part[1]} has: {', '.join(inspect.signature(_EDITS[part[1]]).parameters)}"
   return ""

@@ -44,8 +44,10 @@ def test_commands_were_found():
 def test_commands_exist_with_their_flags(page, command):
   words = shlex.split(command, comments=True)
   words = words[words.index("-m") + 1 :]
-  module = importlib.import_module(words[0])
-  known = set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', pathlib.Path(module.__file__).read_text()))
+  file = pathlib.Path(importlib.import_module(words[0]).__file__)
+  if file.stem == "__init__":
+    file = file.with_name("__main__.py")
+  known = set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', file.read_text()))
   for word in words[1:]:
     if word.startswith("--"):
       assert word[2:].split("=")[0] in known, f"{page}: {word} is not a flag of {words[0]}"

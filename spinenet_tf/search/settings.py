@@ -117,6 +117,11 @@ class SearcherSettings:
   settings: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
+def searcher(name: str = "controller", **settings: Any) -> SearcherSettings:
+  """Returns the settings of a searcher: `searcher(name="evolution", population=50)`."""
+  return SearcherSettings(name, settings)
+
+
 @dataclasses.dataclass(frozen=True)
 class Search:
   """Everything that decides what a search does."""
