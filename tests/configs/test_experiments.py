@@ -199,6 +199,7 @@ def shrunk(made):
   (part,) = {"model", "classifier"} & set(task_of(made).uses)
   settings = getattr(made, part)
   settings = dataclasses.replace(settings, architecture=narrow(settings.find_architecture()))
+  made = dataclasses.replace(made, train=dataclasses.replace(made.train, initial_checkpoint=None))  # of a run elsewhere
   if made.train.task == "mask_rcnn":
     settings = dataclasses.replace(settings, head_convs=1, head_width=8)
     heads = dataclasses.replace(made.mask_rcnn, dense_width=16, region_samples=16, mask_samples=4)
