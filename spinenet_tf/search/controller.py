@@ -139,10 +139,17 @@ class Controller:
     Raises: UserError for a point that the space forbids.
     """
     for point in points:
-      if not self.space.is_valid(point):
-        self.space.decode(tuple(point))  # which says what is wrong with it
+      self._require(point)
     with tf.device("CPU:0"):
       return self.policy.log_prob(np.array(points, np.int32))[0].numpy()
+
+  def _require(self, point: Point) -> None:
+    if not self.space.is_valid(point):
+      self.space.decode(tuple(point))  # which says what is wrong with it
+
+  def _log_prob_now(self, point: Point) -> float:
+    """Of a point that was not asked for; 0 where it is not used."""
+    return float(self.log_prob([point])[0]) if self.algorithm == "ppo" else 0.0
 
   def tell(self, points: Sequence[Point], rewards: Sequence[float]) -> dict[str, float]:
     """Takes rewards of points, in any number and order, and learns whenever `batch` of them are there.
@@ -160,12 +167,11 @@ class Controller:
     for reward in rewards:
       if not math.isfinite(reward):
         raise UserError(f"a reward is {reward}; it must be finite: tell a floor for trials that fail")
-    now = self.log_prob(points) if self.algorithm == "ppo" else np.zeros(len(points))
-    for point, reward, log_prob in zip(points, rewards, now):
-      if not self.space.is_valid(point):
-        self.space.decode(point)  # which says what is wrong with it
-      waiting = self._waiting.get(point)
-      self._told.append((point, float(reward), waiting.pop(0) if waiting else float(log_prob)))
+    for point in points:
+      self._require(point)
+    for point, reward in zip(points, rewards):
+      waiting = self._waiting.get(point, [])
+      self._told.append((point, float(reward), waiting.pop(0) if waiting else self._log_prob_now(point)))
       if not waiting:
         self._waiting.pop(point, None)
     metrics = {"reward_mean": float(np.mean(rewards))}
