@@ -18,12 +18,14 @@ and compiles.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from spinenet_tf.errors import UserError
 from spinenet_tf.ops import boxes as box_ops
+from spinenet_tf.ops import portable
 from spinenet_tf.ops.anchors import AnchorConfig, anchors
 
 
@@ -73,7 +75,7 @@ def detect(
     reference = tf.gather(np.concatenate(list(levels.values())), anchor)
     boxes = box_ops.decode(deltas, reference, legacy_plus_one=legacy_plus_one)
     boxes = box_ops.clip(boxes, image_size)
-    return suppress(boxes, scores, label, iou_threshold=iou_threshold, max_detections=max_detections)
+    return _chosen(boxes, scores, label, num_classes, iou_threshold=iou_threshold, max_detections=max_detections)
 
 
 def detect_regions(
@@ -112,7 +114,7 @@ def detect_regions(
     scores, region, label = _flat_pairs(scores, index, pre_nms_top_k)
     pair = tf.gather(tf.reshape(codes, [-1, count * num_classes, 4]), region * num_classes + label, batch_dims=1)
     boxes = box_ops.clip(box_ops.decode_region(pair, tf.gather(regions, region, batch_dims=1)), image_size)
-    return suppress(boxes, scores, label, iou_threshold=iou_threshold, max_detections=max_detections)
+    return _chosen(boxes, scores, label, num_classes, iou_threshold=iou_threshold, max_detections=max_detections)
 
 
 def _check(pre_nms_top_k: int, score_threshold: float, iou_threshold: float, max_detections: int) -> None:
@@ -163,6 +165,14 @@ def _best_anchors(logits: tf.Tensor, index: tf.Tensor, count: int) -> tuple[tf.T
   return tf.gather(logits, kept, batch_dims=1), tf.gather(index, kept, batch_dims=1)
 
 
+def _chosen(
+  boxes: tf.Tensor, scores: tf.Tensor, classes: tf.Tensor, num_classes: int, **limits: Any
+) -> dict[str, tf.Tensor]:
+  if portable.one_op_nms_wanted():
+    return suppress_by_one_op(boxes, scores, classes, num_classes, **limits)
+  return suppress(boxes, scores, classes, **limits)
+
+
 def suppress(
   boxes: tf.Tensor, scores: tf.Tensor, classes: tf.Tensor, *, iou_threshold: float, max_detections: int
 ) -> dict[str, tf.Tensor]:
@@ -210,4 +220,40 @@ def suppress(
     "detection_scores": tf.where(real, tf.gather(scores, index, batch_dims=1), 0.0),
     "detection_classes": tf.where(real, tf.gather(classes, index, batch_dims=1), -1),
     "num_detections": tf.reduce_sum(tf.cast(real, tf.int32), axis=-1),
+  }
+
+
+def suppress_by_one_op(
+  boxes: tf.Tensor,
+  scores: tf.Tensor,
+  classes: tf.Tensor,
+  num_classes: int,
+  *,
+  iou_threshold: float,
+  max_detections: int,
+) -> dict[str, tf.Tensor]:
+  """As `suppress`, for converters: one CombinedNonMaxSuppression over scores [B, T, K], 0 but for a candidate's own class.
+
+  Args:
+    boxes, scores, classes, iou_threshold, max_detections: as of `suppress`; T is known.
+    num_classes: K.
+
+  Returns: as `detect`. A score of exactly 0 does not count.
+  """
+  own = tf.one_hot(classes, num_classes, dtype=tf.float32) * tf.maximum(scores, 0.0)[..., None]
+  found = tf.raw_ops.CombinedNonMaxSuppression(
+    boxes=boxes[:, :, None],
+    scores=own,
+    max_output_size_per_class=max_detections,
+    max_total_size=max_detections,
+    iou_threshold=iou_threshold,
+    score_threshold=0.0,
+    clip_boxes=False,
+  )
+  real = tf.range(max_detections)[None] < found.valid_detections[:, None]
+  return {
+    "detection_boxes": tf.where(real[..., None], found.nmsed_boxes, 0.0),
+    "detection_scores": tf.where(real, found.nmsed_scores, 0.0),
+    "detection_classes": tf.where(real, tf.cast(found.nmsed_classes, tf.int32), -1),
+    "num_detections": found.valid_detections,
   }

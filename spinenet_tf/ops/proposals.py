@@ -1,18 +1,18 @@
 """Proposals of the region proposal network: decoded, clipped, suppressed within levels.  [Ren et al. 2015; Lin et al. 2017]
 
 One compiled op suppresses, the levels in the place of classes. Where functions must be portable it is TensorFlow's padded
-suppression, which is made of matrix operations.
+suppression, which is made of matrix operations, or for converters that know the compiled op, one of them for each level.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from spinenet_tf.ops import boxes as box_ops
-from spinenet_tf.ops import portable
+from spinenet_tf.ops import nms, portable
 from spinenet_tf.ops.anchors import AnchorConfig, anchors
 
 # Logits are ordered by a positive number, strength = exp(logit / 4), as the compiled op wants; it stays finite for logits
@@ -51,6 +51,8 @@ def propose(
       for name, level_anchors in anchors(anchors_config, image_size).items()
     ]
     suppress = _suppress_portable if portable.wanted() else _suppress
+    if portable.one_op_nms_wanted():
+      suppress = _suppress_level_by_level
     boxes, strengths = suppress(*zip(*candidates), iou_threshold, count)
     real = strengths > 0
     probabilities = tf.sigmoid(SHARPNESS * tf.math.log(tf.where(real, strengths, 1.0)))
@@ -113,7 +115,25 @@ def _suppress_portable(
     filled = tf.range(size)[None] < tf.reshape(valid, [-1, 1])
     kept_boxes.append(tf.gather(level_boxes, index, batch_dims=1))
     kept_strengths.append(tf.where(filled, tf.gather(level_strengths, index, batch_dims=1), 0.0))
-  boxes, strengths = tf.concat(kept_boxes, axis=1), tf.concat(kept_strengths, axis=1)
+  return _best_of_all(kept_boxes, kept_strengths, count)
+
+
+def _suppress_level_by_level(
+  boxes: tuple[tf.Tensor, ...], strengths: tuple[tf.Tensor, ...], iou_threshold: float, count: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+  """As `_suppress`, one operation for each level."""
+  kept = []
+  for level_boxes, level_strengths in zip(boxes, strengths):
+    level = tf.zeros_like(level_strengths, tf.int32)
+    limits = {"iou_threshold": iou_threshold, "max_detections": min(level_strengths.shape[1], count)}
+    found = nms.suppress_by_one_op(level_boxes, level_strengths, level, 1, **limits)
+    kept.append((found["detection_boxes"], found["detection_scores"]))
+  return _best_of_all(*zip(*kept), count)
+
+
+def _best_of_all(boxes: Sequence[tf.Tensor], strengths: Sequence[tf.Tensor], count: int) -> tuple[tf.Tensor, tf.Tensor]:
+  """Returns the best `count` of what levels kept, filled up with strength 0."""
+  boxes, strengths = tf.concat(boxes, axis=1), tf.concat(strengths, axis=1)
   missing = max(0, count - strengths.shape[1])
   boxes = tf.pad(boxes, [[0, 0], [0, missing], [0, 0]])
   strengths = tf.pad(strengths, [[0, 0], [0, missing]])
