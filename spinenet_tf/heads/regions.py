@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from spinenet_tf.compat import keras
 from spinenet_tf.layers.convolution import Convolution
 from spinenet_tf.layers.style import ConvStyle
+from spinenet_tf.ops import winograd_crops
 
 
 class RegionConvolutions(keras.layers.Layer):
@@ -48,13 +51,27 @@ class RegionConvolutions(keras.layers.Layer):
 
   def _features(self, crops: tf.Tensor, training: bool | None) -> tf.Tensor:
     """Returns what comes out of the units, float[N, H, W, filters]."""
-    for i, convolution in enumerate(self.tower):
+    convolutions = self.tower
+    turned = all(c.built and winograd_crops.pays(crops, c.kernel) for c in convolutions)
+    if turned:
+      crops, convolutions = tf.transpose(crops, [1, 2, 0, 3]), [_behind_each_other(c) for c in convolutions]
+    for i, convolution in enumerate(convolutions):
       crops = self._activate(convolution(crops), self.norms[i] if self.norms else None, training)
-    return crops
+    return tf.transpose(crops, [2, 0, 1, 3]) if turned else crops
 
   def get_config(self) -> dict:
     """Returns the constructor's arguments."""
     return super().get_config() | {"convs": self.convs, "filters": self.filters, "style": self.style.to_dict()}
+
+
+def _behind_each_other(convolution: Convolution) -> Callable[[tf.Tensor], tf.Tensor]:
+  """Returns the convolution for float32[H, W, N, C]; norms and activations do not mind the order of the first axes."""
+
+  def call(crops: tf.Tensor) -> tf.Tensor:
+    features = winograd_crops.conv2d(crops, convolution.kernel)
+    return features + convolution.bias if convolution.use_bias else features
+
+  return call
 
 
 def fan_out_normal() -> keras.initializers.Initializer:

@@ -53,6 +53,11 @@ def enable(value: bool) -> None:
   _enabled = value
 
 
+def is_enabled() -> bool:
+  """Tells whether `enable` or `enabled` is in effect."""
+  return _enabled
+
+
 def pays(features: tf.Tensor, kernel: tf.Tensor) -> bool:
   """Tells whether `conv2d` is enabled and, as measured on CPUs, faster than the direct sum: float32, wide, large maps."""
   height, width = features.shape[1:3]
