@@ -49,32 +49,34 @@ def decode_exact(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def preprocess_image(image: tf.Tensor, image_size: tuple[int, int]) -> tuple[tf.Tensor, tf.Tensor]:
-  """One image to network input; deterministic, any image size, works inside a graph.
+  """One image, or several of one size, to network input; deterministic, any image size, works inside a graph.
 
   Args:
-    image: uint8[H, W, 3] (or float in [0, 255]), RGB.
+    image: uint8[H, W, 3] (or float in [0, 255]), RGB; or a batch of them.
     image_size: (h, w) in pixels.
-  Returns: (float32[h, w, 3] normalised, padding 0; float32[2] input pixels per original pixel, (y, x)).
+  Returns: (float32[h, w, 3] normalised, padding 0, or a batch of them; float32[2] input pixels per original pixel, (y, x)).
   """
-  size = tf.shape(image)[:2]
+  size = tf.shape(image)[-3:-1]
   scaled = tf.minimum(scaled_size(size, tf.constant(image_size, tf.int32)), image_size)
   resized = normalize(tf.image.resize(image, scaled))
-  padded = tf.pad(resized, [[0, image_size[0] - scaled[0]], [0, image_size[1] - scaled[1]], [0, 0]])
-  return tf.ensure_shape(padded, (*image_size, 3)), tf.cast(scaled, tf.float32) / tf.cast(size, tf.float32)
+  batch = image.shape[:-3]
+  margins = [[0, 0]] * len(batch) + [[0, image_size[0] - scaled[0]], [0, image_size[1] - scaled[1]], [0, 0]]
+  padded = tf.pad(resized, margins)
+  return tf.ensure_shape(padded, (*batch, *image_size, 3)), tf.cast(scaled, tf.float32) / tf.cast(size, tf.float32)
 
 
 def preprocess_crop(image: tf.Tensor, image_size: tuple[int, int], fraction: float = 0.875) -> tf.Tensor:
-  """The middle of one image to a classifier's input; deterministic, any image size, works inside a graph.
+  """The middle of one image, or of several of one size, to a classifier's input; otherwise as `preprocess_image`.
 
   Args:
-    image: uint8[H, W, 3] (or float in [0, 255]), RGB.
+    image: uint8[H, W, 3] (or float in [0, 255]), RGB; or a batch of them.
     image_size: (h, w) in pixels.
     fraction: side of the crop / the largest with the input's aspect ratio.
-  Returns: float32[h, w, 3] normalised.
+  Returns: float32[h, w, 3] normalised, or a batch of them.
   """
-  begin, length = center_window(tf.shape(image)[:2], image_size, fraction)
-  window = image[begin[0] : begin[0] + length[0], begin[1] : begin[1] + length[1]]
-  return tf.ensure_shape(normalize(tf.image.resize(window, image_size)), (*image_size, 3))
+  begin, length = center_window(tf.shape(image)[-3:-1], image_size, fraction)
+  window = image[..., begin[0] : begin[0] + length[0], begin[1] : begin[1] + length[1], :]
+  return tf.ensure_shape(normalize(tf.image.resize(window, image_size)), (*image.shape[:-3], *image_size, 3))
 
 
 def center_window(size: tf.Tensor, image_size: tuple[int, int], fraction: float = 0.875) -> tuple[tf.Tensor, tf.Tensor]:

@@ -80,6 +80,7 @@ class ImageClassifier:
     if not 0 < crop <= 1:
       raise UserError(f"crop is {crop}; it is a share, above 0 and at most 1, usually 0.875")
     self._model, self._top, self._batch_size = model, min(top, model.num_classes), batch_size
+    self._crop = crop
     size = tuple(model.input_size)
 
     @tf.function(input_signature=[tf.TensorSpec([None, *size, 3], tf.float32)], autograph=False)
@@ -104,6 +105,16 @@ class ImageClassifier:
   def categories(self) -> dict[int, str]:
     """Original id -> name."""
     return dict(self._categories)
+
+  @property
+  def class_ids(self) -> tuple[int, ...]:
+    """Original id of each model output."""
+    return tuple(self._ids.tolist())
+
+  @property
+  def settings(self) -> dict[str, Any]:
+    """`top` and `crop`."""
+    return {"top": self._top, "crop": self._crop}
 
   def __call__(self, images: Picture | Sequence[Picture]) -> Classes | list[Classes]:
     """Tells what pictures show.

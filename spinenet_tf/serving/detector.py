@@ -92,6 +92,7 @@ class Detector:
     if batch_size < 1:
       raise UserError(f"batch_size is {batch_size}; it must be 1 or more")
     self._model, self._batch_size = model, batch_size
+    self._settings = {"score_threshold": score_threshold, **detection}
     size = tuple(model.input_size)
 
     @tf.function(input_signature=[tf.TensorSpec([None, *size, 3], tf.float32)], autograph=False)
@@ -115,6 +116,16 @@ class Detector:
   def categories(self) -> dict[int, str]:
     """Original id -> name."""
     return dict(self._categories)
+
+  @property
+  def class_ids(self) -> tuple[int, ...]:
+    """Original id of each model output."""
+    return tuple(self._ids.tolist())
+
+  @property
+  def settings(self) -> dict[str, Any]:
+    """Arguments of the model's `find`."""
+    return dict(self._settings)
 
   def __call__(self, images: Picture | Sequence[Picture]) -> Detections | list[Detections]:
     """Finds objects.
