@@ -18,7 +18,7 @@ WIDEST = 512  # filters computed at once, which bounds the memory for the 819 ou
 TILE = 4  # side of a square of the result; of the input 2 more
 
 # The one-dimensional transforms, interpolation points 0, 1, -1, 2, -2, infinity; in two dimensions their Kronecker squares.
-_INPUT = np.array(
+INPUT = np.array(
   [
     [4, 0, -5, 0, 1, 0],
     [0, -4, -4, 1, 1, 0],
@@ -28,9 +28,9 @@ _INPUT = np.array(
     [0, 4, 0, -5, 0, 1],
   ]
 )
-_KERNEL = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
-_OUTPUT = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
-_TO_POINTS, _KERNEL_TO_POINTS, _FROM_POINTS = (np.kron(m, m).astype(np.float32) for m in (_INPUT, _KERNEL, _OUTPUT))
+KERNEL = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
+OUTPUT = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
+_TO_POINTS, KERNEL_TO_POINTS, _FROM_POINTS = (np.kron(m, m).astype(np.float32) for m in (INPUT, KERNEL, OUTPUT))
 POINTS = len(_TO_POINTS)
 
 _enabled = False
@@ -100,7 +100,7 @@ def _convolve(features: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
   height, width = features.shape[1:3]
   channels, filters = kernel.shape[2:]
   with tf.control_dependencies([features]):
-    points = tf.matmul(_KERNEL_TO_POINTS, tf.reshape(kernel, [9, channels * filters]))
+    points = tf.matmul(KERNEL_TO_POINTS, tf.reshape(kernel, [9, channels * filters]))
   products = tf.matmul(_to_points(features), tf.reshape(points, [POINTS, channels, filters]))
   squares = tf.matmul(_FROM_POINTS, tf.reshape(products, [POINTS, -1]))
   rows, columns = _squares(height), _squares(width)
@@ -114,7 +114,7 @@ def _kernel_gradient(features: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
   squares = tf.reshape(_blocks(upstream, 0, 0), [TILE * TILE, -1])
   products = tf.reshape(tf.matmul(_FROM_POINTS, squares, transpose_a=True), [POINTS, -1, filters])
   points = tf.matmul(_to_points(features), products, transpose_a=True)
-  kernel = tf.matmul(_KERNEL_TO_POINTS, tf.reshape(points, [POINTS, channels * filters]), transpose_a=True)
+  kernel = tf.matmul(KERNEL_TO_POINTS, tf.reshape(points, [POINTS, channels * filters]), transpose_a=True)
   return tf.reshape(kernel, [3, 3, channels, filters])
 
 

@@ -1,9 +1,8 @@
-"""3x3 convolutions of many small maps of one size with fewer multiplications, for CPUs.  [Lavin & Gray 2016]
+"""3x3 convolutions of many small maps of one size with fewer multiplications, for CPUs.  [Lavin & Gray 2016, F(4x4, 3x3)]
 
-The maps stand behind each other, float32[H, W, N, C]: then a transform along an axis is one small matrix for all maps and
-channels, zeros beyond the edges included, and nothing is cut into squares or put together again. An axis is covered by
-pieces of 4 and 3 results, which take 6 and 5 products instead of 12 and 9: 7 x 7 results take 121 instead of 441, 14 x 14
-take 484 instead of 1764. `ops.winograd` is for single large maps.
+The maps stand behind each other, float32[H, W, N, C]: then the transform along an axis is one small matrix for all maps and
+channels, zeros beyond the edges included, and nothing is cut into squares or put together again. 7 x 7 results take
+2 x 2 x 36 products instead of 441, 14 x 14 take 4 x 4 x 36 instead of 1764. `ops.winograd` is for single large maps.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import tensorflow as tf
 from spinenet_tf.ops import winograd
 
 WIDEST = 32  # pixels; the matrices of an axis grow with its square
-_POINTS = {3: (0, 1, -1, 2), 4: (0, 1, -1, 2, -2)}  # and infinity, for a piece of as many results
+EDGE = winograd.TILE + 2  # points of a piece of an axis
 
 
 def pays(features: tf.Tensor, kernel: tf.Tensor) -> bool:
@@ -58,25 +57,37 @@ def conv2d(features: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 def _convolve(features: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
   height, width = features.shape[:2]
   channels, filters = kernel.shape[2:]
-  (rows, kernel_rows, result_rows), (columns, kernel_columns, result_columns) = _axis(height), _axis(width)
-  count = len(rows) * len(columns)
-  points = tf.matmul(np.kron(kernel_rows, kernel_columns), tf.reshape(kernel, [9, channels * filters]))
-  features = tf.reshape(_transform(features, rows, columns), [count, -1, channels])
-  products = tf.matmul(features, tf.reshape(points, [count, channels, filters]))
-  products = tf.reshape(products, [len(rows), len(columns), -1])
-  return tf.reshape(_transform(products, result_rows, result_columns), [height, width, -1, filters])
+  points = tf.matmul(winograd.KERNEL_TO_POINTS, tf.reshape(kernel, [9, channels * filters]))
+  points = tf.reshape(points, [1, EDGE, 1, EDGE, channels, filters])  # the same for all pieces
+  products = tf.matmul(_to_points(features), points)
+  rows, columns = (_axis(side)[1] for side in (height, width))
+  products = tf.reshape(products, [rows.shape[1], columns.shape[1], -1])
+  return tf.reshape(_transform(products, rows, columns), [height, width, -1, filters])
 
 
 def _kernel_gradient(features: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
   channels, filters = features.shape[3], upstream.shape[3]
-  (rows, kernel_rows, result_rows), (columns, kernel_columns, result_columns) = map(_axis, features.shape[:2])
-  count = len(rows) * len(columns)
-  products = tf.reshape(_transform(upstream, result_rows.T, result_columns.T), [count, -1, filters])
-  points = tf.matmul(tf.reshape(_transform(features, rows, columns), [count, -1, channels]), products, transpose_a=True)
-  kernel = tf.matmul(
-    np.kron(kernel_rows, kernel_columns), tf.reshape(points, [count, channels * filters]), transpose_a=True
+  rows, columns = (_axis(side)[1].T for side in features.shape[:2])
+  upstream = _in_pieces(_transform(upstream, rows, columns), filters)
+  # A matrix product for each point, over the pieces of all maps.
+  products, features = (
+    tf.reshape(tf.transpose(x, [1, 3, 0, 2, 4, 5]), [EDGE * EDGE, -1, x.shape[-1]])
+    for x in (upstream, _to_points(features))
   )
+  points = tf.reshape(tf.matmul(features, products, transpose_a=True), [EDGE * EDGE, channels * filters])
+  kernel = tf.matmul(winograd.KERNEL_TO_POINTS, points, transpose_a=True)
   return tf.reshape(kernel, [3, 3, channels, filters])
+
+
+def _to_points(features: tf.Tensor) -> tf.Tensor:
+  """Returns the points of float32[H, W, N, C], by pieces: float32[rows, 6, columns, 6, N, C]."""
+  rows, columns = (_axis(side)[0] for side in features.shape[:2])
+  return _in_pieces(_transform(features, rows, columns), features.shape[3])
+
+
+def _in_pieces(points: tf.Tensor, channels: int) -> tf.Tensor:
+  rows, columns = (side // EDGE for side in points.shape[:2])
+  return tf.reshape(points, [rows, EDGE, columns, EDGE, -1, channels])
 
 
 def _transform(values: tf.Tensor, rows: np.ndarray, columns: np.ndarray) -> tf.Tensor:
@@ -87,33 +98,13 @@ def _transform(values: tf.Tensor, rows: np.ndarray, columns: np.ndarray) -> tf.T
 
 
 @functools.lru_cache
-def _axis(side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Returns the matrices of an axis, float32: [P, side] of the maps, [P, 3] of the kernel, [side, P] of the results."""
-  # The fewest products; what the last piece computes beyond the end is left out.
-  fours = range(-(-side // 4) + 1)
-  pieces = min(([4] * n + [3] * max(-(-(side - 4 * n) // 3), 0) for n in fours), key=lambda p: sum(p) + 2 * len(p))
-  count = sum(pieces) + 2 * len(pieces)
-  maps, kernel, results = np.zeros([count, side + 6]), np.zeros([count, 3]), np.zeros([side + 4, count])
-  point = start = 0
-  for piece in pieces:
-    products = slice(point, point + piece + 2)
-    of_maps, kernel[products], of_results = _piece(piece)
-    maps[products, start : start + piece + 2] = of_maps  # column 0 is the zero before the edge
-    results[start : start + piece, products] = of_results
-    point, start = point + piece + 2, start + piece
-  maps, results = maps[:, 1 : side + 1], results[:side]
-  return tuple(matrix.astype(np.float32) for matrix in (maps, kernel, results))
-
-
-def _piece(results: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Returns the matrices of F(results, 3), [n, n], [n, 3] and [results, n] with n = results + 2 points, the last infinite.
-
-  A polynomial of degree n - 1 is the sum of its values at the finite points times their Lagrange polynomials, and of its
-  leading coefficient times the product of all (x - point); the denominators go to the kernel, which leaves integers.
-  """
-  finite = np.array(_POINTS[results], np.float64)
-  others = [np.delete(finite, i) for i in range(len(finite))]
-  maps = np.array([[*np.poly(rest)[::-1], 0] for rest in others] + [np.poly(finite)[::-1]])
-  kernel = np.array([[1, x, x * x] / np.prod(x - rest) for x, rest in zip(finite, others)] + [[0, 0, 1]])
-  leading = np.eye(results)[:, -1:]
-  return maps, kernel, np.hstack([np.vander(finite, results, increasing=True).T, leading])
+def _axis(side: int) -> tuple[np.ndarray, np.ndarray]:
+  """Returns what an axis is multiplied with: float32[P, side], maps to points, and float32[side, P], products to results."""
+  pieces = -(-side // winograd.TILE)
+  results, points = pieces * winograd.TILE, pieces * EDGE
+  maps, from_points = np.zeros([points, results + 2], np.float32), np.zeros([results, points], np.float32)
+  for i in range(pieces):
+    products, start = slice(i * EDGE, (i + 1) * EDGE), i * winograd.TILE
+    maps[products, start : start + EDGE] = winograd.INPUT  # column 0 is the zero before the edge
+    from_points[start : start + winograd.TILE, products] = winograd.OUTPUT
+  return maps[:, 1 : side + 1], from_points[:side]

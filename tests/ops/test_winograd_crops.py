@@ -22,18 +22,13 @@ def _direct(features, kernel):
   return tf.transpose(tf.nn.conv2d(maps, kernel, 1, "SAME"), [1, 2, 0, 3])
 
 
-@pytest.mark.parametrize("results", [3, 4])
-def test_a_piece_by_hand(results):
-  maps, kernel, from_points = winograd_crops._piece(results)
-  values, filters = np.arange(1.0, results + 3), np.array([2.0, -1.0, 3.0])
-  expected = [2 * values[i] - values[i + 1] + 3 * values[i + 2] for i in range(results)]
-  np.testing.assert_allclose(from_points @ ((maps @ values) * (kernel @ filters)), expected, atol=1e-12)
-  assert np.array_equal(maps, np.round(maps))  # integers: the denominators are the kernel's
-
-
-@pytest.mark.parametrize(("side", "products"), [(3, 5), (4, 6), (7, 11), (8, 12), (14, 22), (5, 10), (1, 5)])
-def test_products_of_an_axis(side, products):
-  assert [matrix.shape for matrix in winograd_crops._axis(side)] == [(products, side), (products, 3), (side, products)]
+@pytest.mark.parametrize("side", [1, 4, 7])
+def test_an_axis_by_hand(side):
+  maps, from_points = winograd_crops._axis(side)
+  values, filters = np.arange(1.0, side + 1), np.array([2.0, -1.0, 3.0])
+  products = (maps @ values) * np.tile(winograd.KERNEL @ filters, -(-side // 4))
+  before, after = np.array([0, *values[:-1]]), np.array([*values[1:], 0])
+  np.testing.assert_allclose(from_points @ products, 2 * before - values + 3 * after, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(7, 7), (14, 14), (1, 3), (5, 10), (2, 6)])
