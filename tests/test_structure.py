@@ -14,7 +14,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # From the top: a module may import those of its own line and of lines below.
 LAYERS = (
-  ("train", "evaluate", "predict", "prepare", "describe"),
+  ("train", "evaluate", "predict", "prepare", "describe", "serve"),
   ("configs",),
   ("search",),
   ("training", "serving", "visualize"),
