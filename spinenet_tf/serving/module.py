@@ -74,6 +74,9 @@ class ServingModule(abc.ABC):
     self._source, self.target, self.max_pixels = source, target, max_pixels
     self._size = tuple(source.model.input_size)
     self._signatures: dict[str, Any] | None = None
+    # One graph that three signatures call.
+    spec = tf.TensorSpec([None, *self._size, 3], tf.float32, "images")
+    self._network = tf.function(self.find, input_signature=[spec], autograph=False)
 
   @staticmethod
   def of(source: Detector | ImageClassifier, **options: Any) -> ServingModule:
@@ -223,7 +226,7 @@ class DetectionModule(ServingModule):
     return preprocess_image(images, self._size)
 
   def _answer(self, inputs: tf.Tensor, placement: Placement) -> Outputs:
-    found = self.find(inputs)
+    found = self._network(inputs)
     whole, boxes, inside = to_original(found["detection_boxes"], placement)
     rows = tf.range(tf.shape(inside)[1])[None]
     keep = inside & (rows < found["num_detections"][:, None])
@@ -269,7 +272,7 @@ class ClassificationModule(ServingModule):
     return preprocess_crop(images, self._size, self.settings["crop"]), tf.ones([2])
 
   def _answer(self, inputs: tf.Tensor, placement: Placement) -> Outputs:
-    found = self.find(inputs)
+    found = self._network(inputs)
     scores, classes = tf.math.top_k(found["probabilities"], self.settings["top"])
     ids = tf.gather(tf.constant(np.asarray(self._source.class_ids), tf.int64), classes)
     if placement.error is None:
