@@ -8,7 +8,7 @@ See docs/serving.md.
 
 from __future__ import annotations
 
-from absl import flags
+from absl import flags, logging
 
 from spinenet_tf.errors import UserError, run_command
 from spinenet_tf.serving.server.model import Place
@@ -60,6 +60,8 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
 def main(argv: list[str]) -> int:
   """Returns the exit code."""
   values = flags.FLAGS
+  if not values["verbosity"].present:
+    logging.set_verbosity(logging.WARNING)
   if argv[1:]:
     raise UserError(f"unknown argument {argv[1]!r}; the model is given as --model=FOLDER")
   settings = settings_from_flags(values)
