@@ -15,8 +15,8 @@ SMALL = {
 }
 
 
-def make_run(path, task, size=(96, 128), seed=0):
-  """Writes a run directory with one checkpoint, of step 500."""
+def make_run(path, task, size=(96, 128), seed=0, arch=None, **more):
+  """Writes a run directory with one checkpoint, of step 500; `more` are further arguments of the model's builder."""
   import tensorflow as tf
 
   from spinenet_tf.backbones.catalog import architecture
@@ -27,13 +27,14 @@ def make_run(path, task, size=(96, 128), seed=0):
   from spinenet_tf.models.retinanet import build_retinanet
 
   build = {"retinanet": build_retinanet, "mask_rcnn": build_mask_rcnn, "classification": build_classifier}[task]
-  arch = scaled(architecture("spinenet49s"), filter_scale=0.25, endpoint_filters=16)
-  model = build(arch, 2, size, **SMALL[task])
+  arch = arch or scaled(architecture("spinenet49s"), filter_scale=0.25, endpoint_filters=16)
+  sizes = {**SMALL[task], **more}
+  model = build(arch, 2, size, **sizes)
   about = {
     "format": 1,
     "task": task,
     "architecture": model.architecture.to_dict(),
-    "model": {"num_classes": 2, "input_size": list(size), **SMALL[task]},
+    "model": {"num_classes": 2, "input_size": list(size), **sizes},
     "categories": CATEGORIES,
   }
   if task == "classification":
@@ -58,6 +59,46 @@ def runs(tmp_path_factory):
   def get(task):
     if task not in made:
       made[task] = make_run(folder / task, task)
+    return made[task]
+
+  return get
+
+
+@pytest.fixture(scope="session")
+def tiny_runs(tmp_path_factory):
+  """(Task, mobile or not) -> run directory of a network of four blocks on levels 3 to 5, which converters take in seconds."""
+  from spinenet_tf.backbones.spec import Architecture, BlockSpec
+
+  folder, made = tmp_path_factory.mktemp("tiny"), {}
+
+  def get(task, mobile=False):
+    kind = "mbconv" if mobile else "residual"
+    rows = ((4, kind, (0,)), (3, kind, (0, 1), True), (4, kind, (1, 2), True), (5, kind, (2, 3), True))
+    if (task, mobile) not in made:
+      blocks = tuple(BlockSpec(*row) for row in rows)
+      arch = Architecture(
+        "tiny", (BlockSpec(2, kind),), blocks, filter_scale=0.25, endpoint_filters=16, stem_filters=8, separable=mobile
+      )
+      levels = {} if task == "classification" else {"min_level": 3, "max_level": 5}
+      made[task, mobile] = make_run(folder / f"{task}_{mobile}", task, (64, 96), arch=arch, **levels)
+    return made[task, mobile]
+
+  return get
+
+
+@pytest.fixture(scope="session")
+def exported(runs, tmp_path_factory):
+  """Task -> (result of exporting its run, the SavedModel as TensorFlow loads it), made at the first use."""
+  import tensorflow as tf
+
+  from spinenet_tf.serving.saved_model import export
+
+  folder, made = tmp_path_factory.mktemp("exported"), {}
+
+  def get(task):
+    if task not in made:
+      result = export(runs(task), folder / task, target="cpu", count=2)
+      made[task] = result, tf.saved_model.load(str(result.path))
     return made[task]
 
   return get
