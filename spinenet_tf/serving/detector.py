@@ -65,6 +65,7 @@ class Detector:
     score_threshold: objects with lower scores are left out, in [0, 1).
     class_ids: original id of each model output, where they are not simply the categories in their order.
     batch_size: pictures that go through the network together when several are given.
+    direct: convolutions by the direct sum; on CPUs Winograd's are taken where they pay when False, equal up to rounding.
     **detection: further arguments of the model's `find`: pre_nms_top_k, iou_threshold, max_detections.
 
   Raises: UserError when classes and model do not fit, or an argument is out of range.
@@ -78,6 +79,7 @@ class Detector:
     score_threshold: float = 0.05,
     class_ids: Sequence[int] | None = None,
     batch_size: int = 8,
+    direct: bool = False,
     **detection: Any,
   ):
     self._categories = category_names(categories)
@@ -104,7 +106,7 @@ class Detector:
       return preprocess_image(image, size)
 
     self._preprocess, self._network = preprocess, network
-    with winograd.enabled(not tf.config.list_physical_devices("GPU")):
+    with winograd.enabled(not direct and not tf.config.list_physical_devices("GPU")):
       network.get_concrete_function()  # arguments out of range are reported here, not at the first picture
 
   @property

@@ -62,8 +62,12 @@ class LoadedRun:
     """What it was trained for: "retinanet", "mask_rcnn" or "classification"."""
     return self.description["task"]
 
-  def use(self, **settings: Any) -> Detector | ImageClassifier:
-    """Returns the model with everything around it; settings that are given and not None take the place of the run's.
+  def use(self, *, direct: bool = False, **settings: Any) -> Detector | ImageClassifier:
+    """Returns the model with everything around it.
+
+    Args:
+      direct: as of `Detector`.
+      **settings: those that are given and not None take the place of the run's.
 
     Raises: UserError for a setting that does not belong to the task, or is out of range.
     """
@@ -71,7 +75,7 @@ class LoadedRun:
     arguments = {**(self.description.get(kind.settings) or {}), **{k: v for k, v in settings.items() if v is not None}}
     ids = self.description.get("class_ids")
     try:
-      return kind.use(self.model, self.description["categories"], class_ids=ids, **arguments)
+      return kind.use(self.model, self.description["categories"], class_ids=ids, direct=direct, **arguments)
     except TypeError as error:
       raise UserError(f"a run of {self.task} cannot be loaded with {sorted(settings)}: {error}") from error
 

@@ -65,18 +65,13 @@ class ServingModule(abc.ABC):
   """
 
   def __init__(self, source: Detector | ImageClassifier, *, target: str | None = None, max_pixels: int = MAX_PIXELS):
-    if target is None:
-      target = "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
-    if target not in TARGETS:
-      raise UserError(f"target is {target!r}; it must be one of {list(TARGETS)}, or None for what this machine has")
     if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < 1:
       raise UserError(f"max_pixels is {max_pixels!r}; it is a whole number of pixels, usually {MAX_PIXELS}")
-    self._source, self.target, self.max_pixels = source, target, max_pixels
+    self._source, self.target, self.max_pixels = source, resolved(target), max_pixels
     self._size = tuple(source.model.input_size)
     self._signatures: dict[str, Any] | None = None
-    # One graph that three signatures call.
     spec = tf.TensorSpec([None, *self._size, 3], tf.float32, "images")
-    self._network = tf.function(self.find, input_signature=[spec], autograph=False)
+    self._graph = tf.function(self.find, input_signature=[spec], autograph=False)  # one, which three signatures call
 
   @staticmethod
   def of(source: Detector | ImageClassifier, **options: Any) -> ServingModule:
@@ -185,6 +180,12 @@ class ServingModule(abc.ABC):
     size = tf.tile(tf.shape(images)[None, 1:3], [batch, 1])
     return self._answer(inputs, Placement(tf.tile(scale[None], [batch, 1]), size, None))
 
+  def _found(self, inputs: tf.Tensor) -> Outputs:
+    """Returns what `find` does, for no images too, which the kernels of convolutions refuse."""
+    count = tf.shape(inputs)[0]
+    inputs = tf.cond(count == 0, lambda: tf.zeros([1, *self._size, 3]), lambda: inputs)
+    return {key: value[:count] for key, value in self._graph(inputs).items()}
+
   def _from_images(self, images: tf.Tensor) -> Outputs:
     return {**self.answer(images), "image_error": tf.fill([tf.shape(images)[0]], "")}
 
@@ -226,7 +227,7 @@ class DetectionModule(ServingModule):
     return preprocess_image(images, self._size)
 
   def _answer(self, inputs: tf.Tensor, placement: Placement) -> Outputs:
-    found = self._network(inputs)
+    found = self._found(inputs)
     whole, boxes, inside = to_original(found["detection_boxes"], placement)
     rows = tf.range(tf.shape(inside)[1])[None]
     keep = inside & (rows < found["num_detections"][:, None])
@@ -272,7 +273,7 @@ class ClassificationModule(ServingModule):
     return preprocess_crop(images, self._size, self.settings["crop"]), tf.ones([2])
 
   def _answer(self, inputs: tf.Tensor, placement: Placement) -> Outputs:
-    found = self._network(inputs)
+    found = self._found(inputs)
     scores, classes = tf.math.top_k(found["probabilities"], self.settings["top"])
     ids = tf.gather(tf.constant(np.asarray(self._source.class_ids), tf.int64), classes)
     if placement.error is None:
@@ -284,6 +285,18 @@ class ClassificationModule(ServingModule):
       "features": tf.where(read, found["features"], 0.0),
       "image_error": placement.error,
     }
+
+
+def resolved(target: str | None) -> str:
+  """Returns a target; of None what this machine has.
+
+  Raises: UserError when there is no such target.
+  """
+  if target is None:
+    return "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
+  if target not in TARGETS:
+    raise UserError(f"target is {target!r}; it must be one of {list(TARGETS)}, or None for what this machine has")
+  return target
 
 
 def to_original(boxes: tf.Tensor, placement: Placement) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

@@ -27,7 +27,7 @@ from spinenet_tf.serving import verify as verification
 from spinenet_tf.serving.decode import MAX_PIXELS
 from spinenet_tf.serving.exported import INFO, LABELS, is_saved_model, load_exported
 from spinenet_tf.serving.load import LoadedRun, load_run
-from spinenet_tf.serving.module import ServingModule
+from spinenet_tf.serving.module import ServingModule, resolved
 
 FORMAT = 1
 
@@ -90,10 +90,12 @@ def export(
   Raises: UserError when there is no such run or checkpoint, something is at the place already, it cannot be written, or an
     argument is out of range; VerificationError when the answers differ. Then nothing is at the place.
   """
+  target = resolved(target)
   pictures = verification.pictures(images, count)
   with replacing(output, overwrite) as folder:
     run = load_run(source, input_size=input_size)
-    module = ServingModule.of(run.use(**settings), target=target, max_pixels=max_pixels)
+    # The same convolutions on both sides: what is compared is the export, not one rounding with another.
+    module = ServingModule.of(run.use(direct=target == "gpu", **settings), target=target, max_pixels=max_pixels)
     info = {**describe(module, run), "signatures": interfaces(module.signatures())}
     write(module, folder)
     write_info(folder, info)

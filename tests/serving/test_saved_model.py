@@ -12,6 +12,7 @@ import tensorflow as tf
 from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
+from spinenet_tf.backbones.spec import Architecture
 from spinenet_tf.evaluation.masks import decode
 from spinenet_tf.serving.load import load, load_run, task_of_run
 from spinenet_tf.serving.module import SIGNATURES
@@ -157,7 +158,7 @@ def test_what_is_told_about_it(runs, exported):
   assert (result.path / "assets" / "labels.txt").read_text() == "2\tcat\n9\tdog\n"
   run = load_run(runs("retinanet"))
   assert info["weights_sha256"] == weights_sha256(run.model) != weights_sha256(load_run(runs("classification")).model)
-  assert info["architecture"] == run.model.architecture.to_dict()
+  assert Architecture.from_dict(info["architecture"]) == run.model.architecture
   assert {k: info[k] for k in ("task", "num_classes", "input_size", "step", "target")} == {
     "task": "retinanet",
     "num_classes": 2,
