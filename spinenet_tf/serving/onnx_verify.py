@@ -15,7 +15,8 @@ from spinenet_tf.serving.exported import as_classes, as_detections
 from spinenet_tf.serving.module import Outputs, ServingModule
 from spinenet_tf.serving.onnx_runtime import OnnxModel
 
-TOLERANCE = 1e-3  # of scores, logits and features; of boxes in pixels, see `box_tolerance`
+TOLERANCE = 1e-3  # of scores, logits and features
+BOX_TOLERANCE = 0.01  # of boxes in pixels
 BATCH = 4  # pictures at once
 
 Values = dict[str, np.ndarray]
@@ -61,11 +62,6 @@ def verify(
   return verification.worst(compare(expected, found, module, pictures.origin, sizes) for found in (single, several))
 
 
-def box_tolerance(sizes: list[tuple[int, int]]) -> float:
-  """Returns the tolerance of boxes in pixels: `TOLERANCE` up to a side of 640, and more in proportion beyond it."""
-  return TOLERANCE * max(640, *(side for size in sizes for side in size)) / 640
-
-
 def _row(outputs: Values, i: int) -> Values:
   return {key: value[i] for key, value in outputs.items()}
 
@@ -81,7 +77,7 @@ def _compare_answers(
     return as_detections({"detection_mask_boxes": outputs["detection_boxes"], **outputs}, size, names)
 
   sides = [[told(outputs, size) for outputs, size in zip(side, sizes)] for side in (expected, found)]
-  return verification.compare(*sides, origin, settings=module.settings, boxes=box_tolerance(sizes), scores=TOLERANCE)
+  return verification.compare(*sides, origin, settings=module.settings, boxes=BOX_TOLERANCE, scores=TOLERANCE)
 
 
 def _compare_values(
@@ -93,7 +89,7 @@ def _compare_values(
   if module.task == "mask_rcnn":
     sides = [[_suppressed(outputs) for outputs in side] for side in (expected, found)]
     return _compare_answers(*sides, module, origin, sizes)
-  tolerance = {key: box_tolerance(sizes) if key == "raw_boxes" else TOLERANCE for key in expected[0]}
+  tolerance = {key: BOX_TOLERANCE if key == "raw_boxes" else TOLERANCE for key in expected[0]}
   largest = {key: float(max(np.abs(a[key] - b[key]).max() for a, b in zip(expected, found))) for key in tolerance}
   return verification.Verification(origin, len(expected), 0, largest, tolerance)
 

@@ -1,0 +1,54 @@
+"""How far two detectors agree: COCO's average precision of the one's answers with the other's for ground truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from spinenet_tf.evaluation import groundtruth
+from spinenet_tf.evaluation.official import Found, score
+from spinenet_tf.serving.detector import Detections
+
+CERTAIN = 0.3  # answers of this score or more are ground truth
+FALLBACK = 5  # and where no picture has any, so many of the best of each
+
+
+def agreement(
+  expected: Sequence[Detections], found: Sequence[Detections], sizes: Sequence[tuple[int, int]]
+) -> dict[str, float]:
+  """Scores detections against those of another model on the same pictures.
+
+  Args:
+    expected: of the other model, for each picture; its certain ones are the ground truth.
+    found: to be scored, all of them.
+    sizes: (height, width) of the pictures in pixels.
+
+  Returns: "AP" (IoU 0.50 to 0.95), "AP50", "AP75" in [0, 1], NaN where there is no ground truth at all; and "objects", how
+    many the ground truth has.
+  """
+  certain = [one.scores >= CERTAIN for one in expected]
+  if not any(keep.any() for keep in certain):
+    certain = [np.arange(len(one)) < FALLBACK for one in expected]
+  records = [
+    {
+      "source_id": i,
+      "height": height,
+      "width": width,
+      "boxes": one.boxes[keep],
+      "class_ids": one.classes[keep],
+    }
+    for i, (one, keep, (height, width)) in enumerate(zip(expected, certain, sizes))
+  ]
+  truth = groundtruth.from_records(records)
+  corners = np.concatenate([one.boxes for one in found]).astype(np.float64).reshape(-1, 4)
+  ymin, xmin, ymax, xmax = corners.T
+  answers = Found(
+    image=np.repeat(np.arange(len(found)), [len(one) for one in found]),
+    category=np.concatenate([one.classes for one in found]),
+    boxes=np.stack([xmin, ymin, xmax - xmin, ymax - ymin], axis=1),
+    scores=np.concatenate([one.scores for one in found]).astype(np.float64),
+    masks=np.full(len(corners), None, object),
+  )
+  metrics, _ = score(truth, answers)
+  return {**{key: metrics[key] for key in ("AP", "AP50", "AP75")}, "objects": int(sum(keep.sum() for keep in certain))}
