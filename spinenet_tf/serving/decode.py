@@ -65,7 +65,7 @@ def _explain(encoded: tf.Tensor) -> tf.Tensor:
 def _decode(encoded: tf.Tensor, max_pixels: int) -> _Decoded:
 
   def sized(size: tf.Tensor, pixels: Callable[[], tf.Tensor]) -> _Decoded:
-    told = tf.strings.reduce_join(tf.strings.as_string(size[::-1]), separator=" x ")
+    told = tf.strings.reduce_join(tf.strings.as_string(tf.stack([size[1], size[0]])), separator=" x ")
     reason = tf.strings.join([told, f" pixels; at most {max_pixels} are taken: scale the image down"])
     fits = (size[0] <= max_pixels) & (size[0] * size[1] <= max_pixels)
     return tf.cond(fits, lambda: (_rgb(pixels()), tf.constant("")), lambda: _no_image(reason))

@@ -23,8 +23,9 @@ LABELS = "labels.txt"
 
 
 def is_saved_model(path: str | os.PathLike) -> bool:
-  """Tells whether a folder holds a SavedModel."""
-  return (pathlib.Path(path) / "saved_model.pb").is_file()
+  """Tells whether a folder holds a SavedModel, and is no run directory."""
+  folder = pathlib.Path(path)
+  return (folder / "saved_model.pb").is_file() and not (folder / "model.json").exists()
 
 
 def read_export_info(path: str | os.PathLike) -> dict[str, Any]:

@@ -147,5 +147,8 @@ class _Bytes:
     place = tf.convert_to_tensor(place, tf.int64)
     places = tf.minimum(place[..., None] + tf.range(count, dtype=tf.int64), self.length)
     values = tf.cast(tf.gather(self._data, places), tf.int64)
-    rising = tf.constant([256**i for i in range(count)], tf.int64)
-    return tf.reduce_sum(values * tf.where(big, rising[::-1], rising), axis=-1)
+    weights = [256**i for i in range(count)]
+    # Two constants: reversing one in the graph makes grappler give up on its fusions.
+    return tf.reduce_sum(
+      values * tf.where(big, tf.constant(weights[::-1], tf.int64), tf.constant(weights, tf.int64)), axis=-1
+    )

@@ -167,10 +167,12 @@ def interfaces(functions: Mapping[str, Any]) -> dict[str, dict[str, dict[str, st
     sides = {name: ["?" if side is None else str(side) for side in spec.shape] for name, spec in specs.items()}
     return {name: f"{spec.dtype.name}[{', '.join(sides[name])}]" for name, spec in specs.items()}
 
-  return {
-    name: {"inputs": told(function.structured_input_signature[1]), "outputs": told(function.structured_outputs)}
-    for name, function in functions.items()
-  }
+  found = {}
+  for name, function in functions.items():
+    given, named = function.structured_input_signature
+    inputs = {spec.name: spec for spec in given} | dict(named)
+    found[name] = {"inputs": told(inputs), "outputs": told(function.structured_outputs)}
+  return found
 
 
 def weights_sha256(model: Network) -> str:

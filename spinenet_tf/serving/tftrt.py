@@ -25,7 +25,7 @@ from spinenet_tf.serving.combined_nms import CombinedModule
 from spinenet_tf.serving.exported import LABELS, load_exported
 from spinenet_tf.serving.load import load_run
 from spinenet_tf.serving.module import ServingModule
-from spinenet_tf.serving.saved_model import describe, replacing, write, write_info
+from spinenet_tf.serving.saved_model import describe, interfaces, replacing, write, write_info
 
 PRECISIONS = {"FP32": 0.99, "FP16": 0.95, "INT8": 0.8}  # and the least agreement with the run that is let pass
 _RAW_TOLERANCE = {"FP32": 1e-3, "FP16": 0.05, "INT8": 0.3}  # of scores before non-maximum suppression
@@ -140,7 +140,7 @@ def export(
     finally:
       shutil.rmtree(plain, ignore_errors=True)
     info = describe(module, run)
-    info["signatures"] = {signature: info["signatures"][signature]}
+    info["signatures"] = interfaces({signature: module.signatures()[signature]})
     about = {"precision": precision, "batches": sizes, "suppression": suppression, "pictures": pictures.origin}
     info["tensorrt"] = about
     write_info(folder, info)
