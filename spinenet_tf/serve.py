@@ -31,7 +31,7 @@ def define_flags() -> None:
   )
   flags.DEFINE_float("max_delay_ms", usual.max_delay_ms, "How long a request waits for others to share its batch.")
   flags.DEFINE_integer("max_queue", usual.max_queue, "Requests in flight; one more gets 503.")
-  flags.DEFINE_integer("max_answer_values", usual.max_answer_values, "Most numbers in one answer.")
+  flags.DEFINE_integer("max_values", usual.max_values, "Most values in the JSON of one request or answer.")
   flags.DEFINE_float("read_timeout", usual.read_timeout, "Seconds in which a request's body has to arrive.")
   flags.DEFINE_float("drain_timeout", usual.drain_timeout, "Seconds for requests in flight after SIGTERM.")
   flags.DEFINE_list(
@@ -50,7 +50,7 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
     max_batch=values.max_batch,
     max_delay_ms=values.max_delay_ms,
     max_queue=values.max_queue,
-    max_answer_values=values.max_answer_values,
+    max_values=values.max_values,
     read_timeout=values.read_timeout,
     drain_timeout=values.drain_timeout,
     allowed_hosts=() if "*" in hosts else hosts,

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
+from prometheus_client import (
+  CollectorRegistry,
+  Counter,
+  Gauge,
+  Histogram,
+  Info,
+  ProcessCollector,
+  disable_created_metrics,
+  generate_latest,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -17,6 +26,7 @@ class Metrics:
   content_type = CONTENT_TYPE_LATEST
 
   def __init__(self) -> None:
+    disable_created_metrics()  # one more line for each, which says when it was first counted
     self.registry = registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     self.requests = Counter(

@@ -39,20 +39,24 @@ class Call:
   errors: dict[int, str] = dataclasses.field(default_factory=dict)
 
 
-def parse(body: bytes, signatures: Mapping[str, Signature], max_batch: int) -> Call:
+def parse(body: bytes, signatures: Mapping[str, Signature], max_batch: int, max_values: int) -> Call:
   """Understands the body of a predict request.
 
   Args:
     body: JSON.
     signatures: of the model.
     max_batch: most rows.
+    max_values: most values in the document, counted by the signs between them before it is parsed.
 
-  Raises: Refusal 400 for whatever does not fit, saying what.
+  Raises: Refusal 413 for too many values, 400 for whatever else does not fit, saying what.
   """
+  if (values := sum(map(body.count, (b",", b"[", b"{")))) > max_values:
+    raise Refusal(
+      413, f"the JSON has some {values} values, at most {max_values} are parsed: send pictures as files, to image_bytes"
+    )
   document = _document(body)
-  if unknown := sorted(document.keys() - {"signature_name", "instances", "inputs"}):
-    raise Refusal(400, f"unknown key {shortened(unknown[0])}; a request has signature_name, and instances or inputs")
-  name = document.get("signature_name", DEFAULT_SIGNATURE)
+  name = document.get("signature_name", "")
+  name = DEFAULT_SIGNATURE if name == "" else name
   if not isinstance(name, str) or name not in signatures:
     raise Refusal(400, f"unknown signature_name {shortened(name)}; the model has {', '.join(signatures)}")
   signature = signatures[name]

@@ -91,7 +91,7 @@ class Service:
   def parse(self, body: bytes) -> rest.Call:
     """Understands and checks a predict request. Raises: Refusal."""
     assert self.model is not None
-    call = rest.parse(body, self.model.signatures, self.settings.max_batch)
+    call = rest.parse(body, self.model.signatures, self.settings.max_batch, self.settings.max_values)
     return self.check(call)
 
   def parse_picture(self, body: bytes) -> rest.Call:
@@ -147,7 +147,7 @@ class Service:
     return {**outputs, IMAGE_ERROR: errors}
 
   def _check_size(self, values: int) -> None:
-    if values > (most := self.settings.max_answer_values):
+    if values > (most := self.settings.max_values):
       raise Refusal(
         400, f"the answer would have {values} numbers, at most {most} are written as JSON: use fewer rows, or gRPC"
       )

@@ -19,7 +19,8 @@ class Settings:
     max_batch: most rows in one request, and most rows that go through the network together.
     max_delay_ms: how long a request waits for others to share its batch, in milliseconds; 0 for not at all.
     max_queue: requests that are read, wait or run at one time; one more gets 503.
-    max_answer_values: most numbers in one answer; only signature `raw` comes near it.
+    max_values: most values in the JSON of one request, numbers and lists and strings together, and most numbers in one
+      answer. A document is parsed at one go, during which nothing else of Python runs: this bounds for how long.
     read_timeout: seconds in which the body of a request has to arrive.
     drain_timeout: seconds that requests in flight get after SIGTERM.
     allowed_hosts: names that the Host header may give, without port; empty for any.
@@ -32,7 +33,7 @@ class Settings:
   max_batch: int = 8
   max_delay_ms: float = 5
   max_queue: int = 64
-  max_answer_values: int = 2_000_000
+  max_values: int = 3_000_000
   read_timeout: float = 30
   drain_timeout: float = 30
   allowed_hosts: tuple[str, ...] = ()

@@ -79,6 +79,8 @@ def test_a_single_input_and_a_single_output_go_without_names(client):
   assert rows[::2] == (200, {"predictions": [2.5, 3.0, 4.5]})
   columns = client.predict({"signature_name": "half", "inputs": [1.0, 2.0]}, "/versions/1")
   assert columns[::2] == (200, {"outputs": [2.5, 3.0]})
+  empty = client.predict({"signature_name": "", "instances": [[[[9, 9, 9]]]], "other": 1})
+  assert empty[0] == 200 and empty[2]["predictions"][0]["num_detections"] == 0
   assert client.predict({"signature_name": "half", "instances": [{"x": 0.2}]})[2] == {"predictions": [2.1]}
   assert client.predict({"signature_name": "total", "inputs": [1, 2, 4]})[2] == {"outputs": 7.0}
 

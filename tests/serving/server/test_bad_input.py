@@ -46,7 +46,7 @@ TABLE = {
   "longer number": ('{"signature_name": "half", "instances": [' + "9" * 9000 + "]}", 400, ""),
   "neither": ({"signature_name": "half"}, 400, "either instances"),
   "both": ({"instances": [1], "inputs": [1]}, 400, "either instances"),
-  "unknown key": ({"instances": [ROW], "instnaces": 1}, 400, "instnaces"),
+  "misspelt": ({"instnaces": [ROW]}, 400, "either instances"),
   "unknown signature": ({"signature_name": "detect", "instances": [1]}, 400, "has half"),
   "signature no text": ({"signature_name": [1], "instances": [1]}, 400, "unknown signature_name"),
   "instances no list": ({"instances": {"images": [ROW]}}, 400, "must be a list"),
@@ -169,12 +169,14 @@ def test_compressed_bodies_are_refused(client):
   assert status == 415 and "gzip" in answer["error"]
 
 
-def test_answers_that_would_be_huge_are_refused(toy):
-  with running(toy.place, Settings(max_answer_values=5), toy) as (client, _):
-    document = {"signature_name": "raw", "instances": np.zeros([2, 4, 4, 3]).tolist()}
-    status, _, answer = client.predict(document)
-    assert status == 400 and "8 numbers, at most 5" in answer["error"]
-    assert client.predict({**document, "instances": document["instances"][:1]})[0] == 200
+def test_documents_and_answers_of_too_many_values_are_refused(toy):
+  with running(toy.place, Settings(max_values=30), toy) as (client, _):
+    status, _, answer = client.predict(_images(picture(), picture()))
+    assert status == 400 and "40 numbers, at most 30" in answer["error"]
+    assert client.predict(_images(picture()))[0] == 200
+    status, _, answer = client.predict({"instances": np.zeros([1, 4, 4, 3], int).tolist()})
+    assert status == 413 and "values, at most 30 are parsed" in answer["error"]
+    assert _is_served(client)
 
 
 def test_before_the_model_is_loaded_and_after_it_is_put_away(toy):
