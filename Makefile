@@ -54,7 +54,7 @@ format: .venv/installed
 lock:
 	$(PYTHON) -m pip install --quiet uv
 	$(PYTHON) -m uv pip compile --quiet --no-annotate --no-header --python-version 3.11 --extra test --extra dev \
-		--extra search --extra serve setup.cfg requirements/tf220.in --output-file requirements/tf220.txt
+		--extra onnx --extra search --extra serve setup.cfg requirements/tf220.in --output-file requirements/tf220.txt
 	$(PYTHON) -m uv pip compile --quiet --no-annotate --no-header --python-version 3.11 --extra test --extra dev \
 		--extra addons setup.cfg requirements/tf215.in --output-file requirements/tf215.txt
 

@@ -16,6 +16,7 @@ from absl import flags
 sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
 from spinenet_tf.errors import UserError, run_command  # noqa: E402
+from spinenet_tf.serving.sizes import size_of  # noqa: E402
 
 
 def define_flags() -> None:
@@ -57,20 +58,6 @@ def main(argv: list[str]) -> int:
   )
   print(result)
   return 0
-
-
-def size_of(texts: list[str] | None) -> tuple[int, int] | None:
-  """Returns (height, width) of a flag's two values.
-
-  Raises: UserError when they are something else.
-  """
-  if not texts:
-    return None
-  try:
-    height, width = (int(text) for text in texts)
-  except ValueError as error:
-    raise UserError(f"--input_size={','.join(texts)} is not HEIGHT,WIDTH, such as 640,640") from error
-  return height, width
 
 
 if __name__ == "__main__":

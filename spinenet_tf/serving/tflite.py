@@ -116,7 +116,9 @@ def export(
     for form in forms or known:
       for precision in precisions:
         name = f"{precision}_{form}.tflite"
-        _write(folder / name, convert(function_of(module, form), module, precision, calibration))
+        # Suppression is computed, and answers, in float32.
+        stored = tf.int8 if (precision, form) == ("int8", "raw") else tf.float32
+        _write(folder / name, convert(function_of(module, form), module, precision, calibration, stored))
         model = TFLiteModel(folder / name)
         info["files"][name] = {"tensors": _checked_tensors(model, precision)}
         check = tflite_verify.verify(model, module, form, precision, pictures, least or {})
@@ -134,6 +136,7 @@ def convert(
   module: ServingModule,
   precision: str = "float32",
   calibration: Sequence[np.ndarray] = (),
+  stored: tf.DType = tf.float32,
 ) -> bytes:
   """Converts a function of `tflite_graph.function_of`.
 
@@ -142,6 +145,7 @@ def convert(
     module: whose variables it uses.
     precision: of `PRECISIONS`.
     calibration: float32[h, w, 3] each, pixels; for int8.
+    stored: type of the outputs; of int8 it can be tf.int8.
 
   Returns: content of the file.
   """
@@ -160,7 +164,7 @@ def convert(
   if precision == "int8":
     converter.representative_dataset = lambda: _representative(calibration)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    converter.inference_input_type = tf.uint8
+    converter.inference_input_type, converter.inference_output_type = tf.uint8, stored
   return converter.convert()
 
 
