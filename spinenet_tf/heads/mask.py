@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+
 import tensorflow as tf
 
 from spinenet_tf.compat import keras
-from spinenet_tf.heads.regions import RegionConvolutions
+from spinenet_tf.heads.regions import PARTS, RegionConvolutions, in_parts
 from spinenet_tf.layers.style import ConvStyle
 
 
@@ -81,16 +83,21 @@ class MaskHead(RegionConvolutions):
   @tf.autograph.experimental.do_not_convert
   def call(self, crops: tf.Tensor, classes: tf.Tensor | None = None, training: bool | None = None) -> tf.Tensor:
     """Returns the mask logits."""
+    regions = [crops] if classes is None else [crops, classes]
+    masks = functools.partial(self._masks, training=training)
+    return in_parts(masks, *regions, parts=1 if training else PARTS)[0]
+
+  def _masks(self, crops: tf.Tensor, classes: tf.Tensor | None = None, *, training: bool | None) -> tuple[tf.Tensor]:
     features = self.double(self._features(crops, training))
     features = self._activate(features, self.double_norm, training)
     if classes is None or not self.predict.built:
       masks = tf.cast(self.predict(features), tf.float32)
     if classes is None:
-      return masks
+      return (masks,)
     kernel = tf.gather(tf.transpose(self.predict.kernel), classes)
     bias = tf.gather(self.predict.bias[:, None, None], classes)
     masks = tf.einsum("nhwc,nc->nhw", features, kernel)
-    return tf.cast(masks + bias, tf.float32)
+    return (tf.cast(masks + bias, tf.float32),)
 
   def get_config(self) -> dict:
     """Returns the constructor's arguments."""

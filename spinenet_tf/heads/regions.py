@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
@@ -10,6 +10,8 @@ from spinenet_tf.compat import keras
 from spinenet_tf.layers.convolution import Convolution
 from spinenet_tf.layers.style import ConvStyle
 from spinenet_tf.ops import winograd_crops
+
+PARTS = 4  # of the regions in inference
 
 
 class RegionConvolutions(keras.layers.Layer):
@@ -51,17 +53,44 @@ class RegionConvolutions(keras.layers.Layer):
 
   def _features(self, crops: tf.Tensor, training: bool | None) -> tf.Tensor:
     """Returns what comes out of the units, float[N, H, W, filters]."""
-    convolutions = self.tower
-    turned = all(c.built and winograd_crops.pays(crops, c.kernel) for c in convolutions)
-    if turned:
-      crops, convolutions = tf.transpose(crops, [1, 2, 0, 3]), [_behind_each_other(c) for c in convolutions]
+    if not all(unit.built and winograd_crops.pays(crops, unit.kernel) for unit in self.tower):
+      return self._units(crops, self.tower, training)
+    convolutions = [_behind_each_other(unit) for unit in self.tower]
+    features = self._units(tf.transpose(crops, [1, 2, 0, 3]), convolutions, training)
+    return tf.transpose(features, [2, 0, 1, 3])
+
+  def _units(
+    self, crops: tf.Tensor, convolutions: Sequence[Callable[[tf.Tensor], tf.Tensor]], training: bool | None
+  ) -> tf.Tensor:
     for i, convolution in enumerate(convolutions):
       crops = self._activate(convolution(crops), self.norms[i] if self.norms else None, training)
-    return tf.transpose(crops, [2, 0, 1, 3]) if turned else crops
+    return crops
 
   def get_config(self) -> dict:
     """Returns the constructor's arguments."""
     return super().get_config() | {"convs": self.convs, "filters": self.filters, "style": self.style.to_dict()}
+
+
+def in_parts(
+  function: Callable[..., tuple[tf.Tensor, ...]], *regions: tf.Tensor, parts: int = PARTS
+) -> tuple[tf.Tensor, ...]:
+  """Calls a function with one part of the regions after the other, which takes less memory.
+
+  Args:
+    function: of tensors of N regions each, whose results do not depend on other regions.
+    *regions: its arguments, the first axis is N.
+    parts: how many parts, 1 for all at once.
+
+  Returns: what the function returns for all regions.
+  """
+  if parts == 1:
+    return function(*regions)
+  count, done = tf.shape(regions[0])[0], []
+  for i in range(parts):
+    with tf.control_dependencies(done[-1] if done else []):
+      part = [x[count * i // parts : count * (i + 1) // parts] for x in regions]
+    done.append(function(*part))
+  return tuple(tf.concat(results, 0) for results in zip(*done))
 
 
 def _behind_each_other(convolution: Convolution) -> Callable[[tf.Tensor], tf.Tensor]:

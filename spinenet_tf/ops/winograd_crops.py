@@ -45,7 +45,9 @@ def conv2d(features: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
   def convolve(features: tf.Tensor, kernel: tf.Tensor):
     def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
       # One after the other, as memory is largest here; points of the features are made again, not kept.
-      inputs = _convolve(upstream, tf.transpose(kernel[::-1, ::-1], [0, 1, 3, 2]))
+      with tf.control_dependencies([upstream]):
+        turned = tf.transpose(tf.identity(kernel)[::-1, ::-1], [0, 1, 3, 2])
+      inputs = _convolve(upstream, turned)
       with tf.control_dependencies([inputs]):
         return inputs, _kernel_gradient(tf.identity(features), upstream)
 
@@ -57,44 +59,56 @@ def conv2d(features: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 def _convolve(features: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
   height, width = features.shape[:2]
   channels, filters = kernel.shape[2:]
-  points = tf.matmul(winograd.KERNEL_TO_POINTS, tf.reshape(kernel, [9, channels * filters]))
-  points = tf.reshape(points, [1, EDGE, 1, EDGE, channels, filters])  # the same for all pieces
-  products = tf.matmul(_to_points(features), points)
-  rows, columns = (_axis(side)[1] for side in (height, width))
-  products = tf.reshape(products, [rows.shape[1], columns.shape[1], -1])
-  return tf.reshape(_transform(products, rows, columns), [height, width, -1, filters])
+  with tf.control_dependencies([features]):  # not before they are needed
+    points = tf.matmul(winograd.KERNEL_TO_POINTS, tf.reshape(kernel, [9, channels * filters]))
+  points = tf.reshape(points, [EDGE, 1, EDGE, channels, filters])  # the same for all pieces
+  _, from_points = _axis(width)
+  results: list[tf.Tensor] = []
+  for top in range(0, height, winograd.TILE):
+    with tf.control_dependencies(results[-1:]):  # a piece after the other takes less memory
+      products = tf.matmul(_to_points(features, top), points)
+    products = tf.reshape(products, [EDGE, from_points.shape[1], -1])
+    results.append(_transform(products, winograd.OUTPUT[: height - top], from_points))
+  return tf.reshape(tf.concat(results, 0), [height, width, -1, filters])
 
 
 def _kernel_gradient(features: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
+  height, width = features.shape[:2]
   channels, filters = features.shape[3], upstream.shape[3]
-  rows, columns = (_axis(side)[1].T for side in features.shape[:2])
-  upstream = _in_pieces(_transform(upstream, rows, columns), filters)
-  # A matrix product for each point, over the pieces of all maps.
-  products, features = (
-    tf.reshape(tf.transpose(x, [1, 3, 0, 2, 4, 5]), [EDGE * EDGE, -1, x.shape[-1]])
-    for x in (upstream, _to_points(features))
-  )
-  points = tf.reshape(tf.matmul(features, products, transpose_a=True), [EDGE * EDGE, channels * filters])
+  _, from_points = _axis(width)
+  points: list[tf.Tensor] = []
+  for top in range(0, height, winograd.TILE):
+    with tf.control_dependencies(points[-1:]):
+      rows = upstream[top : top + winograd.TILE]
+      products = _in_pieces(_transform(rows, winograd.OUTPUT[: rows.shape[0]].T, from_points.T), filters)
+      # A matrix product for each point, over the pieces of all maps.
+      products, values = (
+        tf.reshape(tf.transpose(x, [0, 2, 1, 3, 4]), [EDGE * EDGE, -1, x.shape[-1]])
+        for x in (products, _to_points(features, top))
+      )
+      points.append(tf.matmul(values, products, transpose_a=True))
+  points = tf.reshape(tf.add_n(points), [EDGE * EDGE, channels * filters])
   kernel = tf.matmul(winograd.KERNEL_TO_POINTS, points, transpose_a=True)
   return tf.reshape(kernel, [3, 3, channels, filters])
 
 
-def _to_points(features: tf.Tensor) -> tf.Tensor:
-  """Returns the points of float32[H, W, N, C], by pieces: float32[rows, 6, columns, 6, N, C]."""
-  rows, columns = (_axis(side)[0] for side in features.shape[:2])
-  return _in_pieces(_transform(features, rows, columns), features.shape[3])
+def _to_points(features: tf.Tensor, top: int) -> tf.Tensor:
+  """Returns the points of the results' rows from `top` on, of float32[H, W, N, C]: float32[6, columns, 6, N, C]."""
+  height, width, _, channels = features.shape
+  first, end = max(top - 1, 0), min(top + EDGE - 1, height)
+  rows = winograd.INPUT[:, first - top + 1 : end - top + 1]  # the others would be multiplied by zeros beyond the edge
+  return _in_pieces(_transform(features[first:end], rows, _axis(width)[0]), channels)
 
 
 def _in_pieces(points: tf.Tensor, channels: int) -> tf.Tensor:
-  rows, columns = (side // EDGE for side in points.shape[:2])
-  return tf.reshape(points, [rows, EDGE, columns, EDGE, -1, channels])
+  return tf.reshape(points, [EDGE, points.shape[1] // EDGE, EDGE, -1, channels])
 
 
 def _transform(values: tf.Tensor, rows: np.ndarray, columns: np.ndarray) -> tf.Tensor:
-  """Applies float32[P, H] and float32[Q, W] to the first two axes of float32[H, W, ...]. Returns: float32[P, Q, R]."""
+  """Applies [P, H] and [Q, W] to the first two axes of float32[H, W, ...]. Returns: float32[P, Q, R]."""
   (count, height), width = rows.shape, columns.shape[1]
-  values = tf.reshape(tf.matmul(rows, tf.reshape(values, [height, -1])), [count, width, -1])
-  return tf.matmul(np.tile(columns, [count, 1, 1]), values)
+  values = tf.matmul(rows.astype(np.float32), tf.reshape(values, [height, -1]))
+  return tf.matmul(np.tile(columns, [count, 1, 1]), tf.reshape(values, [count, width, -1]))
 
 
 @functools.lru_cache
