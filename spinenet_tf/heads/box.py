@@ -7,7 +7,7 @@ import functools
 import tensorflow as tf
 
 from spinenet_tf.compat import keras
-from spinenet_tf.heads.regions import PARTS, RegionConvolutions, in_parts
+from spinenet_tf.heads.regions import RegionConvolutions, in_parts
 from spinenet_tf.layers.style import ConvStyle
 
 
@@ -57,7 +57,7 @@ class BoxHead(RegionConvolutions):
   @tf.autograph.experimental.do_not_convert
   def call(self, crops: tf.Tensor, training: bool | None = None) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the class logits and the box codes of every region."""
-    return in_parts(functools.partial(self._outputs, training=training), crops, parts=1 if training else PARTS)
+    return in_parts(functools.partial(self._outputs, training=training), crops, parts=self._parts(crops, training))
 
   def _outputs(self, crops: tf.Tensor, training: bool | None) -> tuple[tf.Tensor, tf.Tensor]:
     features = self._features(crops, training)

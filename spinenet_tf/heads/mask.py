@@ -7,7 +7,7 @@ import functools
 import tensorflow as tf
 
 from spinenet_tf.compat import keras
-from spinenet_tf.heads.regions import PARTS, RegionConvolutions, in_parts
+from spinenet_tf.heads.regions import RegionConvolutions, in_parts
 from spinenet_tf.layers.style import ConvStyle
 
 
@@ -85,7 +85,7 @@ class MaskHead(RegionConvolutions):
     """Returns the mask logits."""
     regions = [crops] if classes is None else [crops, classes]
     masks = functools.partial(self._masks, training=training)
-    return in_parts(masks, *regions, parts=1 if training else PARTS)[0]
+    return in_parts(masks, *regions, parts=self._parts(crops, training))[0]
 
   def _masks(self, crops: tf.Tensor, classes: tf.Tensor | None = None, *, training: bool | None) -> tuple[tf.Tensor]:
     features = self.double(self._features(crops, training))

@@ -11,7 +11,7 @@ from spinenet_tf.layers.convolution import Convolution
 from spinenet_tf.layers.style import ConvStyle
 from spinenet_tf.ops import winograd_crops
 
-PARTS = 4  # of the regions in inference
+PARTS = 4
 
 
 class RegionConvolutions(keras.layers.Layer):
@@ -53,11 +53,18 @@ class RegionConvolutions(keras.layers.Layer):
 
   def _features(self, crops: tf.Tensor, training: bool | None) -> tf.Tensor:
     """Returns what comes out of the units, float[N, H, W, filters]."""
-    if not all(unit.built and winograd_crops.pays(crops, unit.kernel) for unit in self.tower):
+    if not self._turned(crops):
       return self._units(crops, self.tower, training)
     convolutions = [_behind_each_other(unit) for unit in self.tower]
     features = self._units(tf.transpose(crops, [1, 2, 0, 3]), convolutions, training)
     return tf.transpose(features, [2, 0, 1, 3])
+
+  def _turned(self, crops: tf.Tensor) -> bool:
+    return all(unit.built and winograd_crops.pays(crops, unit.kernel) for unit in self.tower)
+
+  def _parts(self, crops: tf.Tensor, training: bool | None) -> int:
+    """Returns into how many parts regions go: the transformed features of all at once would take three times their memory."""
+    return PARTS if self._turned(crops) and not training else 1
 
   def _units(
     self, crops: tf.Tensor, convolutions: Sequence[Callable[[tf.Tensor], tf.Tensor]], training: bool | None
@@ -71,9 +78,7 @@ class RegionConvolutions(keras.layers.Layer):
     return super().get_config() | {"convs": self.convs, "filters": self.filters, "style": self.style.to_dict()}
 
 
-def in_parts(
-  function: Callable[..., tuple[tf.Tensor, ...]], *regions: tf.Tensor, parts: int = PARTS
-) -> tuple[tf.Tensor, ...]:
+def in_parts(function: Callable[..., tuple[tf.Tensor, ...]], *regions: tf.Tensor, parts: int) -> tuple[tf.Tensor, ...]:
   """Calls a function with one part of the regions after the other, which takes less memory.
 
   Args:
