@@ -106,7 +106,8 @@ def text(numbers: dict[str, Any]) -> str:
       "" if row[key] is None else f"{row[key] / unit:.{digits}f}{letter}"
       for key, unit, digits, letter in (("multiply_adds", 1e9, 2, "B"), ("parameters", 1e6, 2, "M"))
     )
-    lines.append(f"| {place} | {row['trial']} | {row['reward']:.4f} | {adds} | {parameters} | {row['network']} |")
+    network = row["network"].replace("\n", "<br>")  # a row of a table is one line
+    lines.append(f"| {place} | {row['trial']} | {row['reward']:.4f} | {adds} | {parameters} | {network} |")
   everything, best = numbers["structure"]["all"], numbers["structure"]["best_quarter"]
   for title, key in (
     ("connections by distance to the parent", "distance"),

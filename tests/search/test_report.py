@@ -97,6 +97,7 @@ def test_report(searched):
   assert [row["trial"] for row in numbers["top"]] == [23, 22, 19, 18, 17]
   assert numbers["thirds"][0]["count"] == 7 and numbers["trend_p"] < 0.01
   assert (folder / "report" / "report.md").read_text() == page + "\n"
+  assert all(line.endswith("|") for line in page.splitlines() if line.startswith("|"))  # a row is one line
   for name in ("rewards", "cost", "structure", *(f"top_{i}" for i in range(1, 6))):
     with Image.open(folder / "report" / f"{name}.png") as picture:
       assert min(picture.size) > 200
