@@ -87,10 +87,13 @@ def serve(place: Place, settings: Settings, bound: socket.socket, access_log: bo
   server = _Server(config, service)
   loader = threading.Thread(target=server.load, args=(url,), name="load", daemon=True)
   loader.start()
-  asyncio.run(server.serve(sockets=[bound]))
+  try:
+    asyncio.run(server.serve(sockets=[bound]))
+  finally:
+    loader.join()  # TensorFlow cannot be stopped while it loads, and must not outlive the interpreter
+    service.close()
   if server.failure:
     raise server.failure
-  service.close()
   print("drained; bye", flush=True)
 
 
@@ -111,6 +114,8 @@ class _Server(uvicorn.Server):
       model.warm_up()
     except Exception as error:
       self.failure, self.should_exit = error, True
+      return
+    if self.should_exit:
       return
     self._service.start(model)
     seconds = time.monotonic() - start

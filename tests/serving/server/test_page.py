@@ -44,17 +44,17 @@ class Fake(ServedModel):
 
 
 def test_a_photo_is_drawn_and_listed(page, tmp_path):
-  (tmp_path / "a.png").write_bytes(picture((200, 100, 50), size=(240, 160)))
+  (tmp_path / "a.png").write_bytes(picture((200, 100, 50), size=(960, 640)))
   assert page.pick(tmp_path / "a.png").startswith("2 objects, in ")
   assert page.log() == []  # nothing that the page does is forbidden by its policy
   assert page.run(LIST) == ["red things", "green things"]
-  assert page.run(SIZE) == [240, 160]
-  assert page.run(PIXEL, 200, 150) == [200, 100, 50]  # the photo
-  assert page.run(PIXEL, 60, 80) != [200, 100, 50]  # the lower edge of the second box
+  assert page.run(SIZE) == [960, 640]
+  assert page.run(PIXEL, 800, 600) == [200, 100, 50]  # the photo
+  assert page.run(PIXEL, 240, 320) != [200, 100, 50]  # the lower edge of the second box
   page.run(SLIDE, "0.5")
   assert page.run("return document.getElementById('status').textContent").endswith("2 more below 0.50.")
   assert page.run(LIST) == ["red things"]
-  assert page.run(PIXEL, 60, 80) == [200, 100, 50]
+  assert page.run(PIXEL, 240, 320) == [200, 100, 50]
   page.run(SLIDE, "0")
   assert len(page.run(LIST)) == 3
 
@@ -71,18 +71,26 @@ def test_what_is_no_photo_is_told_and_the_next_photo_is_served(page, tmp_path):
 
 def test_a_photo_that_is_stored_turned_is_shown_upright(page, tmp_path):
   exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
-  (tmp_path / "turned.jpg").write_bytes(picture((200, 100, 50), (240, 160), "JPEG", exif=exif))
+  (tmp_path / "turned.jpg").write_bytes(picture((200, 100, 50), (960, 640), "JPEG", exif=exif))
   page.pick(tmp_path / "turned.jpg")
-  assert page.run(SIZE) == [160, 240]
-  plain = page.run(PIXEL, 100, 200)
+  assert page.run(SIZE) == [640, 960]
+  plain = page.run(PIXEL, 400, 800)
   np.testing.assert_allclose(plain, [200, 100, 50], atol=4)
-  # The second box is the upper left quarter of the upright photo: its right edge lies at 80, its lower one at 120.
-  assert np.abs(np.subtract(page.run(PIXEL, 80, 60), plain)).max() > 20
-  assert np.abs(np.subtract(page.run(PIXEL, 40, 120), plain)).max() > 20
+  # The second box is the upper left quarter of the upright photo: its right edge lies at 320, its lower one at 480.
+  assert np.abs(np.subtract(page.run(PIXEL, 320, 240), plain)).max() > 20
+  assert np.abs(np.subtract(page.run(PIXEL, 160, 480), plain)).max() > 20
+
+
+def test_a_small_photo_is_enlarged(page, tmp_path):
+  (tmp_path / "small.png").write_bytes(picture((200, 100, 50), size=(24, 16)))
+  page.pick(tmp_path / "small.png")
+  assert page.run(SIZE) == [900, 600]
+  assert page.run(PIXEL, 700, 500) == [200, 100, 50]
+  assert page.run(PIXEL, 225, 300) != [200, 100, 50]  # the second box ends at half the photo
 
 
 def test_a_format_that_only_the_browser_knows(page, tmp_path):
-  (tmp_path / "a.webp").write_bytes(picture((200, 100, 50), (240, 160), "WEBP"))
+  (tmp_path / "a.webp").write_bytes(picture((200, 100, 50), (960, 640), "WEBP"))
   assert page.pick(tmp_path / "a.webp").startswith("2 objects")
 
 
@@ -90,7 +98,7 @@ def test_masks_are_pasted_into_their_boxes(browser, tmp_path):
   mask = np.zeros([1, 1, 28, 28], np.float32)
   mask[..., :14] = 1  # the left half of its box
   outputs = {
-    "detection_boxes": np.float32([[[20, 40, 100, 200]]]),
+    "detection_boxes": np.float32([[[80, 160, 400, 800]]]),
     "detection_scores": np.float32([[0.9]]),
     "detection_classes": np.int64([[1]]),
     "num_detections": np.int32([1]),
@@ -98,13 +106,13 @@ def test_masks_are_pasted_into_their_boxes(browser, tmp_path):
     "image_error": np.array([b""], object),
   }
   model = Fake(outputs)
-  (tmp_path / "a.png").write_bytes(picture((200, 200, 200), size=(240, 160)))
+  (tmp_path / "a.png").write_bytes(picture((200, 200, 200), size=(960, 640)))
   with running(model.place, Settings(), model) as (client, _):
     browser.open(f"http://127.0.0.1:{client.port}/")
     assert browser.pick(tmp_path / "a.png").startswith("1 object,")
     assert browser.run(LIST) == ["a <b>cell</b>"]
-    assert browser.run(PIXEL, 60, 60) == browser.run(PIXEL, 110, 60) != [200, 200, 200]
-    for x, y in ((130, 60), (190, 60), (20, 60), (60, 120)):
+    assert browser.run(PIXEL, 240, 240) == browser.run(PIXEL, 440, 240) != [200, 200, 200]
+    for x, y in ((520, 240), (760, 240), (80, 240), (240, 480)):
       assert browser.run(PIXEL, x, y) == [200, 200, 200]
 
 

@@ -36,6 +36,6 @@ def describe(info: Mapping[str, Any]) -> str:
   size = info.get("input_size")
   if isinstance(size, (list, tuple)) and len(size) == 2:
     parts.append(f"input {size[1]} x {size[0]}")
-  if info.get("num_classes"):
-    parts.append(f"{info['num_classes']} classes")
+  if count := info.get("num_classes"):
+    parts.append("1 class" if count == 1 else f"{count} classes")
   return ", ".join(part for part in parts if part)

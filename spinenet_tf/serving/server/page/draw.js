@@ -1,14 +1,15 @@
 // A photo with boxes, masks and names on a canvas.
 
-const LONGEST = 1600; // pixels of the canvas
+const LONGEST = [900, 1600]; // pixels of the canvas: smaller photos are enlarged, larger ones reduced
 
-export function colour(number, alpha = 1) {
-  return `hsl(${(number * 137.508 + 200) % 360} 85% 45% / ${alpha})`;
+export function colour(number) {
+  return `hsl(${(number * 137.508 + 200) % 360} 85% 45%)`;
 }
 
-// Draws a photo and the detections on it; `chosen` is the one to stand out, or null.
+// Draws a photo and the detections on it, each in its `colour`; `chosen` is the one to stand out, or null.
 export function draw(canvas, bitmap, detections, { names, chosen }) {
-  const scale = Math.min(1, LONGEST / Math.max(bitmap.width, bitmap.height));
+  const longest = Math.max(bitmap.width, bitmap.height);
+  const scale = Math.max(LONGEST[0], Math.min(LONGEST[1], longest)) / longest;
   canvas.width = Math.round(bitmap.width * scale);
   canvas.height = Math.round(bitmap.height * scale);
   const context = canvas.getContext("2d");
@@ -23,7 +24,7 @@ export function draw(canvas, bitmap, detections, { names, chosen }) {
 function drawBox(context, detection, scale, unit, isChosen, chosen) {
   const [top, left, bottom, right] = detection.box.map((value) => value * scale);
   context.globalAlpha = chosen && !isChosen ? 0.35 : 1;
-  for (const [style, width] of [["rgb(255 255 255 / 0.8)", 2], [colour(detection.class), isChosen ? 1.8 : 1]]) {
+  for (const [style, width] of [["rgb(255 255 255 / 0.8)", 2], [detection.colour, isChosen ? 1.8 : 1]]) {
     context.strokeStyle = style;
     context.lineWidth = unit * width;
     context.strokeRect(left, top, right - left, bottom - top);
@@ -67,9 +68,11 @@ function drawMask(context, detection, scale) {
   for (let i = 0; i < pixels.data.length; i += 4) pixels.data[i + 3] = pixels.data[i] > 127 ? 255 : 0;
   painter.putImageData(pixels, 0, 0);
   painter.globalCompositeOperation = "source-in";
-  painter.fillStyle = colour(detection.class, 0.45);
+  painter.fillStyle = detection.colour;
   painter.fillRect(0, 0, width, height);
+  context.globalAlpha = 0.5;
   context.drawImage(large, left, top);
+  context.globalAlpha = 1;
 }
 
 function sheet(width, height) {

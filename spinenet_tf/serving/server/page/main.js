@@ -5,8 +5,10 @@ import { prepare } from "./picture.js";
 
 const byId = (id) => document.getElementById(id);
 const page = document.body;
+const MOST_NAMES = 40; // on a photo, unless they are asked for
 const url = `v1/models/${encodeURIComponent(page.dataset.model)}:image`;
 let shown = null; // { bitmap, answer, seconds } of the photo on the page
+let namesAreAsked = false; // whether the person has said if names are to be drawn
 let latest = 0; // number of the photo asked for last: answers to earlier ones come too late
 
 async function look(file) {
@@ -20,6 +22,7 @@ async function look(file) {
     const answer = await ask(body);
     if (number !== latest) return;
     shown = { bitmap, answer, seconds: (performance.now() - start) / 1000 };
+    paint(answer);
     show();
   } catch (error) {
     if (number === latest) fail(error);
@@ -33,6 +36,11 @@ async function ask(body) {
   const answer = await response.json().catch(() => ({}));
   if (!response.ok) throw new Error(answer.error || `The server answered ${response.status}.`);
   return answer;
+}
+
+// Gives every entry its colour: that of its class, or where there are masks, one of its own.
+function paint({ detections, classes }) {
+  for (const [i, entry] of (detections ?? classes).entries()) entry.colour = colour(entry.mask ? i : entry.class);
 }
 
 function show() {
@@ -50,6 +58,7 @@ function show() {
   const smallest = Number(byId("score").value);
   byId("score-value").textContent = smallest.toFixed(2);
   const found = answer.detections.filter((detection) => detection.score >= smallest);
+  if (!namesAreAsked) byId("labels").checked = found.length <= MOST_NAMES;
   list(found, true);
   redraw(found, null);
   const rest = answer.detections.length - found.length;
@@ -65,7 +74,7 @@ function list(entries, withBoxes) {
   byId("found").replaceChildren(...entries.map((entry) => {
     const item = make(withBoxes ? "button" : "div", "item");
     const swatch = make("span", "swatch");
-    swatch.style.background = colour(entry.class);
+    swatch.style.background = entry.colour;
     item.append(swatch, make("span", "name", entry.name), make("span", "value", entry.score.toFixed(3)));
     if (withBoxes) {
       item.type = "button";
@@ -109,7 +118,10 @@ byId("file").addEventListener("change", (event) => {
   if (file) look(file);
 });
 byId("score").addEventListener("input", () => shown && show());
-byId("labels").addEventListener("change", () => shown && show());
+byId("labels").addEventListener("change", () => {
+  namesAreAsked = true;
+  if (shown) show();
+});
 
 const drop = byId("drop");
 document.addEventListener("dragover", (event) => {
