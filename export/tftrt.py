@@ -47,6 +47,7 @@ def define_flags() -> None:
 
 def main(argv: list[str]) -> int:
   """Runs the command. Returns: exit code."""
+  from spinenet_tf.serving.sizes import size_of
   from spinenet_tf.serving.tftrt import export
 
   values = flags.FLAGS
@@ -58,7 +59,7 @@ def main(argv: list[str]) -> int:
     values.output,
     overwrite=values.overwrite,
     precision=values.precision,
-    batches=whole_numbers("batches", values.batches),
+    batches=whole_numbers(values.batches),
     signature=values.signature,
     suppression=values.suppression,
     images=values.images,
@@ -66,27 +67,24 @@ def main(argv: list[str]) -> int:
     count=values.count,
     minimum=values.minimum,
     workspace_gb=values.workspace_gb,
-    input_size=tuple(whole_numbers("input_size", values.input_size, 2)) if values.input_size else None,
+    input_size=size_of(values.input_size),
     **{name: value for name, value in settings.items() if value is not None},
   )
   print(result)
   return 0
 
 
-def whole_numbers(flag: str, texts: list[str], count: int | None = None) -> list[int]:
-  """Returns a flag's values.
+def whole_numbers(texts: list[str]) -> list[int]:
+  """Returns the values of --batches.
 
-  Raises: UserError when they are no whole numbers, or not `count` of them.
+  Raises: UserError when one is no whole number.
   """
   try:
-    numbers = [int(text) for text in texts]
+    return [int(text) for text in texts]
   except ValueError as error:
     raise UserError(
-      f"--{flag}={','.join(texts)} holds something that is no whole number; separate them by commas"
+      f"--batches={','.join(texts)} holds something that is no whole number, unlike --batches=1,8"
     ) from error
-  if count not in (None, len(numbers)):
-    raise UserError(f"--{flag}={','.join(texts)} has {len(numbers)} values; it takes {count}")
-  return numbers
 
 
 if __name__ == "__main__":

@@ -90,8 +90,8 @@ def test_runs_that_cannot_be_exported(runs, tmp_path):
   [
     ({"target": "tpu"}, "target is 'tpu'; it must be one of"),
     ({"max_pixels": 0}, "max_pixels is 0"),
-    ({"input_size": (0, 64)}, "input_size"),
-    ({"input_size": (-64, 64)}, "input_size"),
+    ({"input_size": (0, 128)}, "an input of 0 x 128 pixels .* each side must exceed 64"),
+    ({"input_size": (128, 64)}, "an input of 128 x 64 pixels .* each side must exceed 64"),
     ({"top": 0}, "top is 0"),
     ({"score_threshold": 0.3}, "cannot be loaded with .*score_threshold"),
     ({"count": 0}, "0 images to verify on"),
@@ -111,9 +111,9 @@ def test_the_command(runs, root, tmp_path):
     command = [sys.executable, str(root / "export" / "saved_model.py"), *map(str, flags)]
     return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
 
-  done = run(f"--model_dir={runs('classification')}", "--output=out/1", "--input_size=64,64", "--top=1", "--target=gpu")
+  done = run(f"--model_dir={runs('classification')}", "--output=out/1", "--input_size=80,72", "--top=1", "--target=gpu")
   assert done.returncode == 0, done.stderr
-  assert "at 64 x 64, 2 classes, for gpu" in done.stdout and "verified on 4 generated pictures" in done.stdout
+  assert "at 80 x 72, 2 classes, for gpu" in done.stdout and "verified on 4 generated pictures" in done.stdout
   assert json.loads((tmp_path / "out/1/export_info.json").read_text())["settings"] == {"top": 1, "crop": 0.9}
   done = run(f"--model_dir={runs('classification')}", "--output=out/1")
   assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: out/1 exists already")
