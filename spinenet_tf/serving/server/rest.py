@@ -7,6 +7,7 @@ Both formats: by row (`instances` -> `predictions`) and by column (`inputs` -> `
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
@@ -109,6 +110,8 @@ def _document(body: bytes) -> dict[str, Any]:
   def not_finite(token: str) -> NoReturn:
     raise ValueError(f"{token} is not taken: numbers have to be finite")
 
+  collects = gc.isenabled()
+  gc.disable()  # a document has no cycles; looking for them while it grows would take longer than reading it
   try:
     document = json.loads(body, parse_constant=not_finite)
   except UnicodeDecodeError as error:
@@ -117,6 +120,9 @@ def _document(body: bytes) -> dict[str, Any]:
     raise Refusal(400, f"the body is not JSON: {error}") from error
   except RecursionError as error:
     raise Refusal(400, "the body is not usable JSON: it is nested too deeply") from error
+  finally:
+    if collects:
+      gc.enable()
   if not isinstance(document, dict):
     raise Refusal(400, f"the body is not a JSON object with instances or inputs, it is {shortened(document)}")
   return document

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -117,6 +118,8 @@ class _Server(uvicorn.Server):
       return
     if self.should_exit:
       return
+    gc.collect()
+    gc.freeze()  # what is loaded stays; not to be looked through while requests are served
     self._service.start(model)
     seconds = time.monotonic() - start
     print(f"{place.name} version {place.version} loaded in {seconds:.1f} s: {', '.join(model.signatures)}", flush=True)

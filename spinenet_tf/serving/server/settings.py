@@ -33,7 +33,7 @@ class Settings:
   max_batch: int = 8
   max_delay_ms: float = 5
   max_queue: int = 64
-  max_values: int = 3_000_000
+  max_values: int = 2_000_000
   read_timeout: float = 30
   drain_timeout: float = 30
   allowed_hosts: tuple[str, ...] = ()
