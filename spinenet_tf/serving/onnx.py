@@ -93,7 +93,9 @@ def export(
   pictures = verification.pictures(images, count)
   with replacing(output, overwrite, _is_ours, "folder of ONNX files") as folder:
     run = load_run(source, input_size=input_size)
-    module = ServingModule.of(run.use(**settings), target="gpu")  # direct convolutions
+    # Direct convolutions. Two of them, as each keeps the graph of its first trace: one is converted, one compared with.
+    used = run.use(**settings)
+    module, reference = (ServingModule.of(used, target="gpu") for _ in range(2))
     available = [name for name in FLAVOURS if name != "nms" or module.task != "classification"]
     if flavours and (missing := sorted(set(flavours) - set(available))):
       raise UserError(f"a run of {module.task} has no ONNX file {missing}; it has {available}")
@@ -104,9 +106,9 @@ def export(
     found = {}
     for name in chosen:
       file = folder / f"{name}.onnx"
-      function, spec = function_of(module, name)
-      _write(convert(function, spec), {**info, "flavour": name}, file)
-      found[name] = onnx_verify.verify(file, module, function, spec, pictures).check(f"{name}.onnx")
+      _write(convert(*function_of(module, name)), {**info, "flavour": name}, file)
+      checked = onnx_verify.verify(file, reference, *function_of(reference, name), pictures)
+      found[name] = checked.check(f"{name}.onnx")
     info["verification"] = {name: checked.to_dict() for name, checked in found.items()}
     write_info(folder, info)
     (folder / LABELS).write_text("".join(f"{number}\t{' '.join(name.split())}\n" for number, name in module.labels))

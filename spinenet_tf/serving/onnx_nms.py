@@ -29,6 +29,7 @@ def _convert(ctx: Any, node: Any, name: str, args: list) -> None:
   """
   from onnx import TensorProto, helper
   from tf2onnx.graph_builder import GraphBuilder
+  from tf2onnx.utils import make_name
 
   del name, args
   build = GraphBuilder(ctx)
@@ -36,12 +37,7 @@ def _convert(ctx: Any, node: Any, name: str, args: list) -> None:
   detections = int(node.inputs[3].get_tensor_value())
 
   def constant(value: Any, dtype: Any) -> str:
-    return ctx.make_const(ctx_name("const"), np.array(value, dtype)).output[0]
-
-  def ctx_name(text: str) -> str:
-    from tf2onnx.utils import make_name
-
-    return make_name(f"nms_{text}")
+    return ctx.make_const(make_name("nms"), np.array(value, dtype)).output[0]
 
   def make(op: str, inputs: list[str], count: int = 1, **attributes: Any) -> Any:
     outputs = ctx.make_node(op, inputs, attr=attributes, output_count=count, op_name_scope=node.name).output

@@ -21,6 +21,7 @@ from typing import Any, Callable
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from spinenet_tf.errors import UserError
 from spinenet_tf.ops import portable, winograd
@@ -114,11 +115,12 @@ def export(
     calibration = [pixels_of(module, array) for array in chosen.arrays] if "int8" in precisions else []
     info["files"], checks = {}, {}
     for form in forms or known:
+      traced = trace(function_of(module, form), module)
       for precision in precisions:
         name = f"{precision}_{form}.tflite"
         # Suppression is computed, and answers, in float32.
         stored = tf.int8 if (precision, form) == ("int8", "raw") else tf.float32
-        _write(folder / name, convert(function_of(module, form), module, precision, calibration, stored))
+        _write(folder / name, convert(traced, module, precision, calibration, stored))
         model = TFLiteModel(folder / name)
         info["files"][name] = {"tensors": _checked_tensors(model, precision)}
         check = tflite_verify.verify(model, module, form, precision, pictures, least or {})
@@ -131,17 +133,26 @@ def export(
   return TFLiteExport(pathlib.Path(output), info, checks)
 
 
+def trace(function: Callable[[tf.Tensor], Outputs], module: ServingModule) -> Any:
+  """Returns a function of `tflite_graph.function_of` as tf.function, traced with operations that every converter takes."""
+  spec = tf.TensorSpec([1, *module.input_size, 3], tf.float32, "images")
+  with winograd.enabled(False), portable.portable():
+    traced = tf.function(function, input_signature=[spec], autograph=False)
+    traced.get_concrete_function()
+  return traced
+
+
 def convert(
-  function: Callable[[tf.Tensor], Outputs],
+  traced: Any,
   module: ServingModule,
   precision: str = "float32",
   calibration: Sequence[np.ndarray] = (),
   stored: tf.DType = tf.float32,
 ) -> bytes:
-  """Converts a function of `tflite_graph.function_of`.
+  """Converts a traced function.
 
   Args:
-    function: of float32[1, h, w, 3].
+    traced: as of `trace`.
     module: whose variables it uses.
     precision: of `PRECISIONS`.
     calibration: float32[h, w, 3] each, pixels; for int8.
@@ -149,13 +160,9 @@ def convert(
 
   Returns: content of the file.
   """
-  spec = tf.TensorSpec([1, *module.input_size, 3], tf.float32, "images")
-  with winograd.enabled(False), portable.portable():
-    traced = tf.function(function, input_signature=[spec], autograph=False)
-    concrete = traced.get_concrete_function()
   root = tf.Module()
   root.variables_by_name, root.function = module.variables, traced
-  converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], root)
+  converter = tf.lite.TFLiteConverter.from_concrete_functions([traced.get_concrete_function()], root)
   converter.allow_custom_ops = True  # TFLite_Detection_PostProcess
   if precision != "float32":
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -165,7 +172,12 @@ def convert(
     converter.representative_dataset = lambda: _representative(calibration)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.inference_input_type, converter.inference_output_type = tf.uint8, stored
-  return converter.convert()
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)  # it tells of every temporary file
+  try:
+    return converter.convert()
+  finally:
+    logging.set_verbosity(verbosity)
 
 
 def _representative(calibration: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
