@@ -104,6 +104,7 @@ def test_arguments_out_of_range(runs, tmp_path, arguments, text):
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_command(runs, root, tmp_path):
   environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
 
@@ -120,6 +121,7 @@ def test_the_command(runs, root, tmp_path):
   assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_saved_models_that_cannot_be_loaded(exported, tmp_path):
   foreign = saved_model(tmp_path / "foreign")
   with pytest.raises(UserError, match=r"is a SavedModel without export_info.json, so its classes are not known"):

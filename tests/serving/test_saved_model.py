@@ -114,6 +114,7 @@ def test_raw_outputs_hold_the_detections(exported):
     assert np.abs(boxes[near] - found["detection_boxes"][0, i]).max(axis=1).min() < 0.01
 
 
+@pytest.mark.slow
 def test_masks(runs, exported):
   result, loaded = exported("mask_rcnn")
   images = pictures()
@@ -203,6 +204,7 @@ def test_the_graph_is_for_inference_only(exported):
     assert not list(result.path.glob("keras*"))
 
 
+@pytest.mark.slow
 def test_it_needs_tensorflow_only(runs, exported, tmp_path):
   result, _ = exported("retinanet")
   image = pictures()[2]
@@ -230,6 +232,7 @@ def test_it_needs_tensorflow_only(runs, exported, tmp_path):
   np.testing.assert_allclose(np.array(numbers, float).reshape(-1, 4), expected.boxes, atol=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["cpu", "gpu"])
 def test_real_photos(runs, exported, tmp_path, shared_data, target):
   photos = shared_data / "coco_sample" / "images"

@@ -78,6 +78,7 @@ def test_what_is_missing_is_named(monkeypatch, version, build, gpus, text):
     tftrt.check_machine()
 
 
+@pytest.mark.slow
 def test_a_detector_of_eight_bits(runs, tmp_path, converter):
   photos = tmp_path / "photos"
   photos.mkdir()
