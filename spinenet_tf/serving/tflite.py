@@ -113,6 +113,7 @@ def export(
       raise UserError(f"a run of {module.task} has no TFLite file {missing}; it has {list(known)}")
     chosen = verification.pictures(images, calibration_count)
     calibration = [pixels_of(module, array) for array in chosen.arrays] if "int8" in precisions else []
+    expected = tflite_verify.answers_of_run(module, pictures)
     info["files"], checks = {}, {}
     for form in forms or known:
       traced = trace(function_of(module, form), module)
@@ -123,7 +124,7 @@ def export(
         _write(folder / name, convert(traced, module, precision, calibration, stored))
         model = TFLiteModel(folder / name)
         info["files"][name] = {"tensors": _checked_tensors(model, precision)}
-        check = tflite_verify.verify(model, module, form, precision, pictures, least or {})
+        check = tflite_verify.verify(model, module, form, precision, pictures, expected, least or {})
         checks[name] = check.passed_or_raise(name)
         info["files"][name]["verification"] = check.to_dict()
     write_info(folder, info)

@@ -26,6 +26,8 @@ TOLERANCE = (
 )
 LEAST = {"float32": 0.95, "float16": 0.95, "int8": 0.5}  # agreement: AP, or of classifiers the share of pictures
 
+Values = dict[str, np.ndarray]
+
 
 @dataclasses.dataclass(frozen=True)
 class Check:
@@ -74,12 +76,24 @@ class Check:
     return f"verified on {self.pictures}: {', '.join(parts)}"
 
 
+def answers_of_run(module: ServingModule, pictures: verification.Pictures) -> list[Values]:
+  """Returns the run's own outputs for each picture, as TensorFlow computes them: of a RetinaNet "raw_scores" and "raw_boxes"
+  as of `serving.raw`, of a classifier "probabilities" and "features".
+  """
+  spec = tf.TensorSpec([None, *module.input_size, 3], tf.float32)
+  function = module.find if module.task == "classification" else module.raw
+  traced = tf.function(function, input_signature=[spec], autograph=False)
+  inputs = [module.prepare(tf.constant(array))[None] for array in pictures.arrays]
+  return [{key: value.numpy()[0] for key, value in traced(one).items()} for one in inputs]
+
+
 def verify(
   model: TFLiteModel,
   module: ServingModule,
   form: str,
   precision: str,
   pictures: verification.Pictures,
+  expected: list[Values],
   least: dict[str, float],
 ) -> Check:
   """Compares a file with the run that it was made of, in pixels of the network's input.
@@ -89,22 +103,12 @@ def verify(
     module: of the run.
     form, precision: of the file.
     pictures: to compare on.
+    expected: as of `answers_of_run`.
     least: as of `tflite.export`.
   """
   found = [{key: value[0] for key, value in model(pixels_of(module, array)).items()} for array in pictures.arrays]
-  spec = tf.TensorSpec([None, *module.input_size, 3], tf.float32)
-  reference = tf.function(module.raw, input_signature=[spec], autograph=False)
-  inputs = [module.prepare(tf.constant(array))[None] for array in pictures.arrays]
-  expected = [{key: value.numpy()[0] for key, value in reference(one).items()} for one in inputs]
   if module.task == "classification":
-    expected = [
-      {"probabilities": tf.nn.softmax(one["logits"]).numpy(), "features": one["features"]} for one in expected
-    ]
-    told = {
-      "same": float(
-        np.mean([a["probabilities"].argmax() == b["probabilities"].argmax() for a, b in zip(expected, found)])
-      )
-    }
+    told = {"same": _share_of_same(expected, found)}
   else:
     if form == "raw":
       found = [{"raw_scores": b["raw_scores"], "raw_boxes": decode_codes(b["raw_codes"], module.model)} for b in found]
@@ -115,14 +119,17 @@ def verify(
   return Check(pictures.origin, told, {**LEAST, **least}[precision], largest, TOLERANCE)
 
 
-def _difference(
-  key: str, expected: list[dict[str, np.ndarray]], found: list[dict[str, np.ndarray]], module: ServingModule
-) -> float:
+def _share_of_same(expected: list[Values], found: list[Values]) -> float:
+  best = [[np.argmax(one["probabilities"]) for one in side] for side in (expected, found)]
+  return float(np.mean(np.equal(*best)))
+
+
+def _difference(key: str, expected: list[Values], found: list[Values], module: ServingModule) -> float:
   unit = max(module.input_size) if key == "raw_boxes" else 1
   return float(max(np.abs(one[key] - other[key]).max() for one, other in zip(expected, found)) / unit)
 
 
-def _suppressed(outputs: dict[str, np.ndarray], module: ServingModule) -> Detections:
+def _suppressed(outputs: Values, module: ServingModule) -> Detections:
   """Returns what `ops.nms` makes of the raw outputs of one picture."""
   settings = module.settings
   scores = np.where(outputs["raw_scores"] > settings.get("score_threshold", 0.05), outputs["raw_scores"], -1.0)
@@ -140,7 +147,7 @@ def _suppressed(outputs: dict[str, np.ndarray], module: ServingModule) -> Detect
   return _answer(boxes, scores, classes, module)
 
 
-def _detections(outputs: dict[str, np.ndarray], module: ServingModule) -> Detections:
+def _detections(outputs: Values, module: ServingModule) -> Detections:
   """Returns what the detections of one picture are in pixels of the input, clipped to it."""
   count = round(float(outputs["num_detections"]))
   limit = np.float32([*module.input_size, *module.input_size])
