@@ -8,6 +8,7 @@ for the others, which is what their users do.
 from __future__ import annotations
 
 import abc
+import functools
 import io
 import json
 import pathlib
@@ -71,7 +72,11 @@ def open_backend(path: str, threads: int) -> Backend:
 
 
 class SavedModelBackend(Backend):
-  """A SavedModel: its signature image_bytes, or serving_default where pictures are its only input."""
+  """A SavedModel: its signature image_bytes, else serving_default, else raw, the first that it has.
+
+  Pictures are decoded in the signature, or before it by the same operation; one with a batch of its own is called as often
+  as it takes.
+  """
 
   kind = "SavedModel"
 
@@ -86,40 +91,64 @@ class SavedModelBackend(Backend):
     self._loaded = tf.saved_model.load(str(path))  # kept: signatures hold its variables weakly
     self._signatures = self._loaded.signatures
     self.about = _read_info(path)
-    if self.about.get("precision"):
-      self.kind = f"TF-TRT {self.about['precision']}"
-    name = "image_bytes" if "image_bytes" in self._signatures else "serving_default"
-    self._run = self._signatures[name]
-    ((self._input, spec),) = self._run.structured_input_signature[1].items()
-    self._takes_bytes = spec.dtype == tf.string
-    if not self._takes_bytes and (spec.dtype != tf.uint8 or spec.shape.rank != 4):
-      raise UserError(f"{path}: its signature {name} takes {spec}; encoded pictures or uint8 [B, H, W, 3] can be timed")
+    if tensorrt := self.about.get("tensorrt"):
+      self.kind = f"TF-TRT {tensorrt['precision']}"
+    self._name = next((name for name in ("image_bytes", "serving_default", "raw") if name in self._signatures), None)
+    if self._name is None:
+      raise UserError(
+        f"{path} has the signatures {list(self._signatures)}; image_bytes, serving_default or raw is timed"
+      )
+    self._run = self._signatures[self._name]
+    inputs = self._run.structured_input_signature[1]
+    if len(inputs) != 1:
+      raise UserError(f"{path}: its signature {self._name} takes {list(inputs)}; one of a single input can be timed")
+    ((self._input, self._spec),) = inputs.items()
+    if self._name != "raw" and self._spec.dtype not in (tf.string, tf.uint8):
+      raise UserError(
+        f"{path}: its signature {self._name} takes {self._spec}; encoded pictures or uint8 ones can be timed"
+      )
 
   def end_to_end(self, files: Sequence[bytes]) -> Any:
-    """Runs the signature; pictures are decoded in it, or before it by the same operation."""
+    """Runs the signature on all files."""
+    size = self._spec.shape[0] or len(files)
+    return [self._call(files[first : first + size]) for first in range(0, len(files), size)]
+
+  def _call(self, files: Sequence[bytes]) -> Any:
     tf = self._tf
-    value = tf.constant(list(files)) if self._takes_bytes else tf.stack([self._decode(file) for file in files])
+    if self._spec.dtype == tf.string:
+      value = tf.constant(list(files))
+    else:
+      value = tf.stack([self._decode(file) for file in files])
+      value = self._preprocess(value) if self._name == "raw" else value
     return _fetched(self._run(**{self._input: value}))
 
   def stages(self, files: Sequence[bytes]) -> dict[str, Stage]:
     """Decoding and preprocessing as the signature does them, and the signature raw."""
-    tf = self._tf
     found: dict[str, Stage] = {"decode": lambda: [self._decode(file).numpy() for file in files]}
     if "raw" not in self._signatures:
       return found
-    from spinenet_tf.data.preprocess import preprocess_image
-
-    size = tuple(self.about["input_size"])
-    pictures = [self._decode(file) for file in files]
-    preprocess = tf.function(
-      lambda image: preprocess_image(image, size)[0], input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)]
-    )
-    inputs = tf.stack([preprocess(picture) for picture in pictures])
-    raw = self._signatures["raw"]
-    found["preprocess"] = lambda: [preprocess(picture).numpy() for picture in pictures]
+    preprocess = self._preprocess
+    pictures = self._tf.stack([self._decode(file) for file in files])
+    inputs, raw = preprocess(pictures), self._signatures["raw"]
+    found["preprocess"] = lambda: preprocess(pictures).numpy()
     found["network"] = lambda: _fetched(raw(images=inputs))
-    self.differences = {"nms": ("end_to_end", "decode", "preprocess", "network")}
+    if self._name != "raw":
+      self.differences = {"nms": ("end_to_end", "decode", "preprocess", "network")}
     return found
+
+  @functools.cached_property
+  def _preprocess(self) -> Any:
+    """The function from uint8[B, H, W, 3] to the network's input, as the run has it."""
+    from spinenet_tf.data.preprocess import preprocess_crop, preprocess_image
+
+    size, tf = tuple(self.about["input_size"]), self._tf
+
+    def preprocess(images: Any) -> Any:
+      if self.about["task"] == "classification":
+        return preprocess_crop(images, size, self.about["settings"]["crop"])
+      return preprocess_image(images, size)[0]
+
+    return tf.function(preprocess, input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)], autograph=False)
 
   def _decode(self, file: bytes) -> Any:
     return self._tf.io.decode_jpeg(file, channels=3, dct_method="INTEGER_ACCURATE")
@@ -200,9 +229,9 @@ def decode(file: bytes) -> np.ndarray:
 
 
 def letterbox(picture: np.ndarray, size: Sequence[int]) -> np.ndarray:
-  """Resizes uint8[H, W, 3] into uint8[h, w, 3] as `data.preprocess` does: bilinear, no anti-aliasing, padded below and right.
+  """Resizes uint8[H, W, 3] into uint8[h, w, 3] as `preprocess_image` does: bilinear, no anti-aliasing, padded below and right.
 
-  The padding is the mean colour, which is about 0 after normalisation.
+  The padding is the mean colour, which is about 0 after normalisation. A classifier's crop, which takes as long, is not made.
   """
   height, width = picture.shape[:2]
   scale = min(size[0] / height, size[1] / width)
