@@ -25,7 +25,12 @@ if TF_VERSION >= (2, 16):
 else:
   keras = tf.keras
 
-__all__ = ["TF_VERSION", "forgotten", "keras"]
+__all__ = ["TF_VERSION", "change_input", "forgotten", "keras"]
+
+
+def change_input(op: tf.Operation, index: int, tensor: tf.Tensor) -> None:
+  """Lets an operation of a graph read another tensor of that graph, of equal type and shape."""
+  op._update_input(index, tensor)
 
 
 @contextlib.contextmanager

@@ -317,6 +317,8 @@ class RunSettings:
     tpu: name or address of the TPU, for strategy "tpu".
     precision: "float32", "mixed_bfloat16" or "mixed_float16".
     winograd: on a CPU, compute wide 3x3 convolutions with fewer multiplications; equal up to rounding, see `ops.winograd`.
+    recompute: compute normalised and activated features again in the backward pass rather than hold them, see
+      `ops.recompute`; None does so on a CPU.
     accumulation: batches whose gradients are averaged for one optimizer step.
     clip_norm: largest global norm of the gradient; 0 does not clip.  [10 in the authors' RetinaNet configs]
     weight_decay: of kernels, see `optimizers.l2_loss`.
@@ -341,6 +343,7 @@ class RunSettings:
   tpu: str = ""
   precision: str = "float32"
   winograd: bool = True
+  recompute: bool | None = None
   accumulation: int = 1
   clip_norm: float = 10.0
   weight_decay: float = 4e-5

@@ -123,6 +123,7 @@ def build(experiment: Experiment, model_dir: str | os.PathLike) -> Setup:
       seed=train.seed,
       accumulation=train.accumulation,
       average=average,
+      recompute=train.recompute,
     )
     saved = checkpoints.Checkpoints(
       run.path, model, optimizer, global_step, keep=train.keep_checkpoints, worker=worker, average=average

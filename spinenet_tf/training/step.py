@@ -9,6 +9,7 @@ import tensorflow as tf
 from spinenet_tf.compat import keras
 from spinenet_tf.layers.dropblock import dropblock_strength
 from spinenet_tf.layers.random_seed import step_seed
+from spinenet_tf.ops.recompute import gradient
 from spinenet_tf.training import optimizers
 from spinenet_tf.training.average import Average
 from spinenet_tf.training.tasks.base import Objective
@@ -29,6 +30,8 @@ class TrainStep:
     seed: of the random layers.
     accumulation: batches in one step.
     average: of the weights, moved along at each step.
+    recompute: compute activations again in the backward pass rather than hold them, see `ops.recompute`; None does so on a
+      CPU.
   """
 
   def __init__(
@@ -45,11 +48,14 @@ class TrainStep:
     seed: int = 0,
     accumulation: int = 1,
     average: Average | None = None,
+    recompute: bool | None = None,
   ):
     self.model, self.objective, self.optimizer = model, objective, optimizer
     self.variables, self.global_step = list(variables), global_step
     self.total_steps, self.clip_norm, self.weight_decay = total_steps, clip_norm, weight_decay
     self.seed, self.accumulation, self.average = seed, accumulation, average
+    on_cpu = not any(tf.config.list_logical_devices(kind) for kind in ("GPU", "TPU"))
+    self.recompute = on_cpu if recompute is None else recompute
     optimizer._create_all_weights(self.variables)  # slots exist before a checkpoint is restored
 
   @property
@@ -72,7 +78,8 @@ class TrainStep:
       goal = losses["total"] / self.accumulation
       if isinstance(self.optimizer, keras.mixed_precision.LossScaleOptimizer):
         goal = self.optimizer.get_scaled_loss(goal)
-    gradients = tape.gradient(goal, self.variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    differentiate = gradient if self.recompute else tf.GradientTape.gradient
+    gradients = differentiate(tape, goal, self.variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
     if isinstance(self.optimizer, keras.mixed_precision.LossScaleOptimizer):
       gradients = self.optimizer.get_unscaled_gradients(gradients)
     parts = tf.stack([losses[part] for part in (*self.objective.parts, "total")]) / self.accumulation

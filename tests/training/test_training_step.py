@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from spinenet_tf.errors import UserError
+from spinenet_tf.ops import recompute
 from spinenet_tf.training import setup as setups
 from spinenet_tf.training.trainer import Trainer
 
@@ -134,3 +135,29 @@ def test_other_optimizers(experiment, tmp_path):
   made = dataclasses.replace(made, train=dataclasses.replace(made.train, optimizer=adam))
   ready = setups.build(made, tmp_path / "run")
   assert np.isfinite(trainer_of(ready).train(tf.constant(2))["total"])
+
+
+@pytest.mark.parametrize(
+  ("model", "precision"),
+  [({}, "float32"), ({"stochastic_depth": 0.5, "dropblock_keep": 0.8}, "float32"), ({}, "mixed_bfloat16")],
+)
+def test_recomputed_activations_give_the_same_gradients(experiment, tmp_path, monkeypatch, model, precision):
+  monkeypatch.setattr(recompute, "SMALL", 256)
+  found = []
+  for wanted in (False, True):
+    train = {"precision": precision, "recompute": wanted}
+    ready = setups.build(experiment(model=model, train=train), tmp_path / str(wanted))
+    (batch,) = batches(ready, 1)
+    traced = tf.function(
+      lambda batch, run=ready: run.strategy.run(run.step.gradients, args=(batch, 0)), autograph=False
+    )
+    gradients, losses = traced(batch)
+    graph = traced.get_concrete_function(batch).graph
+    names = [op.name.split("/")[-1] for op in graph.get_operations()]
+    found.append((gradients, losses, sum(name.startswith("again") for name in names)))
+  (plain, losses, none), (ours, same_losses, copies) = found
+  assert none == 0 and copies > 10
+  np.testing.assert_array_equal(losses, same_losses)
+  scale = max(float(tf.reduce_max(abs(g))) for g in plain)
+  for expected, actual in zip(plain, ours):
+    np.testing.assert_allclose(actual, expected, atol=scale * (1e-6 if precision == "float32" else 1e-2))
