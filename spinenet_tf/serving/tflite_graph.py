@@ -33,10 +33,14 @@ def normalize(pixels: tf.Tensor) -> tf.Tensor:
   return tf.nn.bias_add(scaled, tf.constant(BIAS, tf.float32))
 
 
+def denormalize(images: tf.Tensor) -> tf.Tensor:
+  """The inverse of `normalize`, not rounded."""
+  return (images - tf.constant(BIAS, tf.float32)) / tf.constant(GAIN, tf.float32)
+
+
 def pixels_of(module: ServingModule, picture: np.ndarray) -> np.ndarray:
   """Returns float32[h, w, 3], 0 to 255: a picture as uint8[H, W, 3] resized to the input and padded with the mean colour."""
-  normalised = module.prepare(tf.constant(picture)).numpy()
-  return np.clip((normalised - np.float32(BIAS)) / np.float32(GAIN), 0, 255).astype(np.float32)
+  return tf.clip_by_value(denormalize(module.prepare(tf.constant(picture))), 0.0, 255.0).numpy()
 
 
 def all_anchors(model: RetinaNet) -> np.ndarray:

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from spinenet_tf.ops import boxes as box_ops
 from spinenet_tf.ops import nms
 from spinenet_tf.serving import verify as verification
 from spinenet_tf.serving.agreement import agreement
 from spinenet_tf.serving.detector import Detections
-from spinenet_tf.serving.module import ServingModule
-from spinenet_tf.serving.tflite_graph import decode_codes, pixels_of
+from spinenet_tf.serving.module import Outputs, ServingModule
+from spinenet_tf.serving.tflite_graph import all_anchors, decode_codes, denormalize, function_of, pixels_of
 from spinenet_tf.serving.tflite_runtime import TFLiteModel
 
 TOLERANCE = (
@@ -77,11 +78,21 @@ class Check:
 
 
 def answers_of_run(module: ServingModule, pictures: verification.Pictures) -> list[Values]:
-  """Returns the run's own outputs for each picture, as TensorFlow computes them: of a RetinaNet "raw_scores" and "raw_boxes"
-  as of `serving.raw`, of a classifier "probabilities" and "features".
+  """Returns the run's own outputs for each picture, as TensorFlow computes them.
+
+  Returns: of a RetinaNet "raw_scores" and "raw_boxes" as of `serving.raw`, and "whole_boxes", the same before they are
+    clipped, which the operation suppresses; of a classifier "probabilities" and "features".
   """
   spec = tf.TensorSpec([None, *module.input_size, 3], tf.float32)
-  function = module.find if module.task == "classification" else module.raw
+  if module.task == "classification":
+    function = module.find
+  else:
+    codes = function_of(module, "raw")
+
+    def function(images: tf.Tensor) -> Outputs:
+      whole = box_ops.decode(codes(denormalize(images))["raw_codes"], all_anchors(module.model))
+      return {**module.raw(images), "whole_boxes": whole}
+
   traced = tf.function(function, input_signature=[spec], autograph=False)
   inputs = [module.prepare(tf.constant(array))[None] for array in pictures.arrays]
   return [{key: value.numpy()[0] for key, value in traced(one).items()} for one in inputs]
@@ -113,9 +124,11 @@ def verify(
     if form == "raw":
       found = [{"raw_scores": b["raw_scores"], "raw_boxes": decode_codes(b["raw_codes"], module.model)} for b in found]
     answers = [_suppressed(one, module) if form == "raw" else _detections(one, module) for one in found]
-    told = agreement([_suppressed(one, module) for one in expected], answers, [module.input_size] * len(answers))
+    boxes = "raw_boxes" if form == "raw" else "whole_boxes"
+    wanted = [_suppressed({**one, "raw_boxes": one[boxes]}, module) for one in expected]
+    told = agreement(wanted, answers, [module.input_size] * len(answers))
   exact = precision == "float32" and form == "raw"
-  largest = {key: _difference(key, expected, found, module) for key in expected[0]} if exact else {}
+  largest = {key: _difference(key, expected, found, module) for key in found[0]} if exact else {}
   return Check(pictures.origin, told, {**LEAST, **least}[precision], largest, TOLERANCE)
 
 
@@ -144,7 +157,7 @@ def _suppressed(outputs: Values, module: ServingModule) -> Detections:
   )
   count = int(found["num_detections"][0])
   boxes, scores, classes = (found[f"detection_{key}"][0, :count].numpy() for key in ("boxes", "scores", "classes"))
-  return _answer(boxes, scores, classes, module)
+  return _answer(box_ops.clip(boxes, module.input_size).numpy(), scores, classes, module)
 
 
 def _detections(outputs: Values, module: ServingModule) -> Detections:

@@ -23,7 +23,7 @@ def artefacts(tiny_runs, tmp_path_factory):
   folder, run = tmp_path_factory.mktemp("artefacts"), tiny_runs("retinanet")
   saved_model.export(run, folder / "saved", count=1)
   onnx.export(run, folder / "onnx", count=1)
-  tflite.export(run, folder / "tflite", precisions=["float32"], count=1)
+  tflite.export(run, folder / "tflite", precisions=["float32"], count=1, least={"float32": 0.0})
   return [folder / "saved", folder / "onnx" / "images.onnx", folder / "tflite" / "float32_nms.tflite"]
 
 
