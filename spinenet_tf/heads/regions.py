@@ -11,7 +11,7 @@ from spinenet_tf.layers.convolution import Convolution
 from spinenet_tf.layers.style import ConvStyle
 from spinenet_tf.ops import winograd_crops
 
-PARTS = 4
+PARTS = 5
 
 
 class RegionConvolutions(keras.layers.Layer):

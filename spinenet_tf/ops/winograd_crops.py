@@ -1,13 +1,16 @@
-"""3x3 convolutions of many small maps of one size with fewer multiplications, for CPUs.  [Lavin & Gray 2016, F(4x4, 3x3)]
+"""3x3 convolutions of many small maps of one size with fewer multiplications, for CPUs.  [Lavin & Gray 2016]
 
 The maps stand behind each other, float32[H, W, N, C]: then the transform along an axis is one small matrix for all maps and
-channels, zeros beyond the edges included, and nothing is cut into squares or put together again. 7 x 7 results take
-2 x 2 x 36 products instead of 441, 14 x 14 take 4 x 4 x 36 instead of 1764. `ops.winograd` is for single large maps.
+channels, zeros beyond the edges included, and nothing is cut into squares or put together again. Results are computed in
+pieces of 4 or 3 rows, by F(4, 3) or F(3, 3), and 4 columns, by F(4, 3): 7 x 7 of them take 11 x 12 products instead of 441,
+14 x 14 take 22 x 24 instead of 1764. `ops.winograd` is for single large maps.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -15,7 +18,25 @@ import tensorflow as tf
 from spinenet_tf.ops import winograd
 
 WIDEST = 32  # pixels; the matrices of an axis grow with its square
-EDGE = winograd.TILE + 2  # points of a piece of an axis
+EDGE = winograd.TILE + 2  # points of a piece of columns
+
+
+class Piece(NamedTuple):
+  """The one-dimensional transforms of F(n, 3): float[n + 2, n + 2], float[n + 2, 3], float[n, n + 2]."""
+
+  input: np.ndarray
+  kernel: np.ndarray
+  output: np.ndarray
+
+
+_PIECES = {
+  4: Piece(winograd.INPUT, winograd.KERNEL, winograd.OUTPUT),
+  3: Piece(  # interpolation points 0, 1, -1, 2, infinity
+    np.array([[2, -1, -2, 1, 0], [0, -2, -1, 1, 0], [0, 2, -3, 1, 0], [0, -1, 0, 1, 0], [0, 2, -1, -2, 1]]),
+    np.array([[3, 0, 0], [-3, -3, -3], [-1, 1, -1], [1, 2, 4], [0, 0, 6]]) / 6,
+    np.array([[1, 1, 1, 1, 0], [0, 1, -1, 2, 0], [0, 1, 1, 4, 1]]),
+  ),
+}
 
 
 def pays(features: tf.Tensor, kernel: tf.Tensor) -> bool:
@@ -59,49 +80,63 @@ def conv2d(features: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 def _convolve(features: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
   height, width = features.shape[:2]
   channels, filters = kernel.shape[2:]
-  with tf.control_dependencies([features]):  # not before they are needed
-    points = tf.matmul(winograd.KERNEL_TO_POINTS, tf.reshape(kernel, [9, channels * filters]))
-  points = tf.reshape(points, [EDGE, 1, EDGE, channels, filters])  # the same for all pieces
-  _, from_points = _axis(width)
+  columns = _axis(width)[1]
+  points: dict[int, tf.Tensor] = {}  # of the kernel, the same for all pieces of as many rows
   results: list[tf.Tensor] = []
-  for top in range(0, height, winograd.TILE):
+  for top, rows in _rows(height):
+    if rows not in points:
+      with tf.control_dependencies([features]):  # not before they are needed
+        flat = tf.matmul(_kernel_to_points(rows), tf.reshape(kernel, [9, channels * filters]))
+      points[rows] = tf.reshape(flat, [rows + 2, 1, EDGE, channels, filters])
     with tf.control_dependencies(results[-1:]):  # a piece after the other takes less memory
-      products = tf.matmul(_to_points(features, top), points)
-    products = tf.reshape(products, [EDGE, from_points.shape[1], -1])
-    results.append(_transform(products, winograd.OUTPUT[: height - top], from_points))
+      products = tf.matmul(_to_points(features, top, rows), points[rows])
+    products = tf.reshape(products, [rows + 2, columns.shape[1], -1])
+    results.append(_transform(products, _PIECES[rows].output[: height - top], columns))
   return tf.reshape(tf.concat(results, 0), [height, width, -1, filters])
 
 
 def _kernel_gradient(features: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
   height, width = features.shape[:2]
   channels, filters = features.shape[3], upstream.shape[3]
-  _, from_points = _axis(width)
-  points: list[tf.Tensor] = []
-  for top in range(0, height, winograd.TILE):
-    with tf.control_dependencies(points[-1:]):
-      rows = upstream[top : top + winograd.TILE]
-      products = _in_pieces(_transform(rows, winograd.OUTPUT[: rows.shape[0]].T, from_points.T), filters)
-      # A matrix product for each point, over the pieces of all maps.
-      products, values = (
-        tf.reshape(tf.transpose(x, [0, 2, 1, 3, 4]), [EDGE * EDGE, -1, x.shape[-1]])
-        for x in (products, _to_points(features, top))
-      )
-      points.append(tf.matmul(values, products, transpose_a=True))
-  points = tf.reshape(tf.add_n(points), [EDGE * EDGE, channels * filters])
-  kernel = tf.matmul(winograd.KERNEL_TO_POINTS, points, transpose_a=True)
-  return tf.reshape(kernel, [3, 3, channels, filters])
+  columns = _axis(width)[1]
+  gradients: list[tf.Tensor] = []
+  for top, rows in _rows(height):
+    with tf.control_dependencies(gradients[-1:]):
+      part = upstream[top : top + rows]
+      products = _in_pieces(_transform(part, _PIECES[rows].output[: part.shape[0]].T, columns.T), filters)
+      points = tf.matmul(_to_points(features, top, rows), products, transpose_a=True)
+      points = tf.reshape(tf.reduce_sum(points, 1), [-1, channels * filters])
+      gradients.append(tf.matmul(_kernel_to_points(rows), points, transpose_a=True))
+  return tf.reshape(tf.add_n(gradients), [3, 3, channels, filters])
 
 
-def _to_points(features: tf.Tensor, top: int) -> tf.Tensor:
-  """Returns the points of the results' rows from `top` on, of float32[H, W, N, C]: float32[6, columns, 6, N, C]."""
+def _rows(height: int) -> Iterator[tuple[int, int]]:
+  """Yields the first row and the number of rows of each piece, with the fewest products; the last may reach too far."""
+  fours = min(range(-(-height // 4) + 1), key=lambda n: 6 * n + 5 * max(-(-(height - 4 * n) // 3), 0))
+  top = 0
+  while top < height:
+    rows = 4 if top < 4 * fours else 3
+    yield top, rows
+    top += rows
+
+
+def _to_points(features: tf.Tensor, top: int, rows: int) -> tf.Tensor:
+  """Returns the points of a piece, of float32[H, W, N, C]: float32[rows + 2, columns, 6, N, C]."""
   height, width, _, channels = features.shape
-  first, end = max(top - 1, 0), min(top + EDGE - 1, height)
-  rows = winograd.INPUT[:, first - top + 1 : end - top + 1]  # the others would be multiplied by zeros beyond the edge
-  return _in_pieces(_transform(features[first:end], rows, _axis(width)[0]), channels)
+  first, end = max(top - 1, 0), min(top + rows + 1, height)
+  matrix = _PIECES[rows].input[
+    :, first - top + 1 : end - top + 1
+  ]  # the rest would be multiplied by zeros beyond the edge
+  return _in_pieces(_transform(features[first:end], matrix, _axis(width)[0]), channels)
 
 
 def _in_pieces(points: tf.Tensor, channels: int) -> tf.Tensor:
-  return tf.reshape(points, [EDGE, points.shape[1] // EDGE, EDGE, -1, channels])
+  rows, columns, _ = points.shape
+  return tf.reshape(points, [rows, columns // EDGE, EDGE, -1, channels])
+
+
+def _kernel_to_points(rows: int) -> np.ndarray:
+  return np.kron(_PIECES[rows].kernel, winograd.KERNEL).astype(np.float32)
 
 
 def _transform(values: tf.Tensor, rows: np.ndarray, columns: np.ndarray) -> tf.Tensor:

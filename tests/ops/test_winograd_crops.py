@@ -31,6 +31,28 @@ def test_an_axis_by_hand(side):
   np.testing.assert_allclose(from_points @ products, 2 * before - values + 3 * after, atol=1e-5)
 
 
+@pytest.mark.parametrize("rows", [3, 4])
+def test_a_piece_of_rows_by_hand(rows):
+  piece = winograd_crops._PIECES[rows]
+  values, filters = np.arange(1.0, rows + 3), np.array([2.0, -1.0, 3.0])
+  expected = [2 * values[i] - values[i + 1] + 3 * values[i + 2] for i in range(rows)]
+  np.testing.assert_allclose(piece.output @ ((piece.input @ values) * (piece.kernel @ filters)), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+  ("height", "pieces"),
+  [
+    (7, [(0, 4), (4, 3)]),
+    (14, [(0, 4), (4, 4), (8, 3), (11, 3)]),
+    (5, [(0, 3), (3, 3)]),
+    (8, [(0, 4), (4, 4)]),
+    (1, [(0, 3)]),
+  ],
+)
+def test_pieces_of_rows(height, pieces):
+  assert list(winograd_crops._rows(height)) == pieces
+
+
 @pytest.mark.parametrize("size", [(7, 7), (14, 14), (1, 3), (5, 10), (2, 6)])
 def test_equals_the_direct_sum_with_gradients(size):
   features, kernel, upstream = _draw(*size, 3, 6), _draw(3, 3, 6, 5, seed=1), _draw(*size, 3, 5, seed=2)
