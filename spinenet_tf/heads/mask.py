@@ -15,11 +15,14 @@ from spinenet_tf.layers.style import ConvStyle
 class Doubling(keras.layers.Layer):
   """A 2x2 transposed convolution of stride 2: every pixel becomes four by a matrix each, so it is one matrix product.
 
+  The four stay together until `assembled` makes maps of them, as what follows looks at single pixels and makes them narrow.
+
   Args:
     filters: output channels, F.
     use_bias: whether one value for each channel is added.
 
-  Call: float[N, H, W, C] -> float[N, 2 H, 2 W, F]. The kernel is float[C, 2, 2, F]: input, row, column, output.
+  Call: float[N, H, W, C] -> float[N, H, W, 4 F], for each pixel upper left, upper right, lower left, lower right. The kernel
+    is float[C, 2, 2, F]: input, row, column, output.
   """
 
   def __init__(self, filters: int, use_bias: bool = True, **kwargs):
@@ -38,19 +41,21 @@ class Doubling(keras.layers.Layer):
 
   @tf.autograph.experimental.do_not_convert
   def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-    """Returns the doubled map."""
-    height, width, channels = inputs.shape[1:]
-    if None in (height, width):
-      height, width = tf.shape(inputs)[1], tf.shape(inputs)[2]
-    products = tf.matmul(tf.reshape(inputs, [-1, channels]), tf.reshape(self.kernel, [channels, -1]))
-    if self.use_bias:
-      products = tf.reshape(products, [-1, self.filters]) + self.bias
-    squares = tf.reshape(products, [-1, height, width, 2, 2 * self.filters])
-    return tf.reshape(tf.transpose(squares, [0, 1, 3, 2, 4]), [-1, 2 * height, 2 * width, self.filters])
+    """Returns the pixels of the doubled map."""
+    products = tf.tensordot(inputs, tf.reshape(self.kernel, [inputs.shape[-1], -1]), 1)
+    return products + tf.tile(self.bias, [4]) if self.use_bias else products
 
   def get_config(self) -> dict:
     """Returns the constructor's arguments."""
     return super().get_config() | {"filters": self.filters, "use_bias": self.use_bias}
+
+
+def assembled(squares: tf.Tensor) -> tf.Tensor:
+  """Returns the maps of squares of four pixels: float[N, H, W, 4, K] -> float[N, 2 H, 2 W, K]."""
+  height, width = (n or tf.shape(squares)[i] for i, n in enumerate(squares.shape[1:3], 1))
+  channels = squares.shape[4]
+  rows = tf.transpose(tf.reshape(squares, [-1, height, width, 2, 2 * channels]), [0, 1, 3, 2, 4])
+  return tf.reshape(rows, [-1, 2 * height, 2 * width, channels])
 
 
 @keras.utils.register_keras_serializable("spinenet_tf")
@@ -88,16 +93,17 @@ class MaskHead(RegionConvolutions):
     return in_parts(masks, *regions, parts=self._parts(crops, training))[0]
 
   def _masks(self, crops: tf.Tensor, classes: tf.Tensor | None = None, *, training: bool | None) -> tuple[tf.Tensor]:
-    features = self.double(self._features(crops, training))
-    features = self._activate(features, self.double_norm, training)
+    squares = self.double(self._features(crops, training))
+    height, width = (n or tf.shape(squares)[i] for i, n in enumerate(squares.shape[1:3], 1))
+    pixels = tf.reshape(squares, [-1, height, 4 * width, self.filters])
+    pixels = self._activate(pixels, self.double_norm, training)
     if classes is None or not self.predict.built:
-      masks = tf.cast(self.predict(features), tf.float32)
-    if classes is None:
-      return (masks,)
-    kernel = tf.gather(tf.transpose(self.predict.kernel), classes)
-    bias = tf.gather(self.predict.bias[:, None, None], classes)
-    masks = tf.einsum("nhwc,nc->nhw", features, kernel)
-    return (tf.cast(masks + bias, tf.float32),)
+      masks = self.predict(pixels)
+    if classes is not None:
+      kernel, bias = tf.gather(tf.transpose(self.predict.kernel), classes), tf.gather(self.predict.bias, classes)
+      masks = (tf.einsum("nhwc,nc->nhw", pixels, kernel) + bias[:, None, None])[..., None]
+    masks = assembled(tf.cast(tf.reshape(masks, [-1, height, width, 4, masks.shape[-1]]), tf.float32))
+    return (masks if classes is None else masks[..., 0],)
 
   def get_config(self) -> dict:
     """Returns the constructor's arguments."""

@@ -7,7 +7,7 @@ import tensorflow as tf
 from spinenet_tf.compat import keras
 from spinenet_tf.errors import UserError
 from spinenet_tf.heads.box import BoxHead
-from spinenet_tf.heads.mask import Doubling, MaskHead
+from spinenet_tf.heads.mask import Doubling, MaskHead, assembled
 from spinenet_tf.heads.rpn import RegionProposalHead
 from spinenet_tf.heads.sizes import MaskHeads
 
@@ -143,7 +143,9 @@ def test_doubling_by_hand():
   layer(tf.zeros([1, 1, 1, 1]))
   layer.kernel.assign(np.arange(8.0).reshape([1, 2, 2, 2]))  # [in, row, column, out]
   layer.bias.assign([100.0, 200.0])
-  found = layer(tf.constant([1.0, 10.0], shape=[1, 1, 2, 1]))
+  pixels = layer(tf.constant([1.0, 10.0], shape=[1, 1, 2, 1]))
+  assert pixels[0, 0, 0].numpy().tolist() == [100, 201, 102, 203, 104, 205, 106, 207]
+  found = assembled(tf.reshape(pixels, [1, 1, 2, 4, 2]))
   assert found[0, :, :, 0].numpy().tolist() == [[100, 102, 100, 120], [104, 106, 140, 160]]
   assert found[0, :, :, 1].numpy().tolist() == [[201, 203, 210, 230], [205, 207, 250, 270]]
 
