@@ -18,7 +18,7 @@ class OnnxModel:
   Args:
     path: of the file.
     threads: that compute one operation; 0 leaves the choice to ONNX Runtime.
-    providers: what computes, by falling preference; all that this build of ONNX Runtime has when None.
+    providers: what computes, by falling preference; all that this build of ONNX Runtime has for this machine when None.
 
   Attributes:
     info: what the file says of itself: "model", "task", "flavour", "input_size" (height, width), "labels" [[id, name], ...]
@@ -33,10 +33,10 @@ class OnnxModel:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    # Azure's calls a service over the network, and takes a minute to start without one.
+    local = [name for name in runtime.get_available_providers() if name != "AzureExecutionProvider"]
     try:
-      self._session = runtime.InferenceSession(
-        os.fspath(path), options, providers=providers or runtime.get_available_providers()
-      )
+      self._session = runtime.InferenceSession(os.fspath(path), options, providers=providers or local)
     except Exception as error:  # ONNX Runtime has a kind of its own for each fault of a file
       reason = str(error).strip().splitlines()[0][:300]
       raise UserError(f"{os.fspath(path)!r} cannot be read by ONNX Runtime: {reason}; export the run again") from error
