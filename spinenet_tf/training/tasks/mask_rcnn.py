@@ -116,7 +116,8 @@ class MaskRCNNObjective:
     # Positive regions come first, and there are no more of them than their share.
     count = min(settings.mask_samples, max(1, int(settings.region_samples * settings.region_positive_share)))
     boxes, classes, truth = regions.boxes[:, :count], regions.classes[:, :count], regions.truth[:, :count]
-    masks = model.mask_outputs(outputs["pyramid"], boxes, classes, training=True)
+    logits, *levels = _in_turn(logits, *outputs["pyramid"].values())
+    masks = model.mask_outputs(dict(zip(outputs["pyramid"], levels)), boxes, classes, training=True)
     wanted = mask_targets(
       tf.gather(batch["masks"], truth, batch_dims=1), regions.truth_boxes[:, :count], boxes, int(masks.shape[-1])
     )
@@ -204,3 +205,18 @@ class MaskRCNNTask(Task):
   def post_processing(self) -> dict[str, Any]:
     """Returns thresholds of the detections."""
     return {"detection": dataclasses.asdict(self.experiment.detection)}
+
+
+@tf.custom_gradient
+def _in_turn(first: tf.Tensor, *others: tf.Tensor):
+  """Returns the tensors as they are; what follows from the others comes after the first, and before it in the backward pass.
+
+  Two heads at the same time are no faster on a CPU, and take the memory of both.
+  """
+
+  def gradient(upstream: tf.Tensor, *upstreams: tf.Tensor):
+    with tf.control_dependencies(upstreams):
+      return (tf.identity(upstream), *upstreams)
+
+  with tf.control_dependencies([first]):
+    return (tf.identity(first), *(tf.identity(other) for other in others)), gradient
