@@ -32,6 +32,7 @@ def measured(artefacts):
   return latency.measure(artefacts, (), QUICK)
 
 
+@pytest.mark.slow
 def test_every_kind_is_measured_end_to_end_and_in_parts(measured, artefacts):
   kinds = [one["kind"] for one in measured["artefacts"]]
   assert kinds == ["SavedModel", "ONNX", "TFLite float32"]

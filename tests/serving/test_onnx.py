@@ -91,6 +91,7 @@ def test_suppression_is_one_operation_of_the_standard_and_the_file_says_what_it_
   assert (result.path / "labels.txt").read_text() == "2\tcat\n9\tdog\n"
 
 
+@pytest.mark.slow
 def test_masks(tiny_runs, exported):
   result = exported("mask_rcnn")
   picture = pictures()[1]
