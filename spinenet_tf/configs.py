@@ -12,15 +12,13 @@ A search (`python -m spinenet_tf.search`) has `search.*`, `searcher.*` and `prox
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib.util
 import inspect
-import logging
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import gin
 
@@ -120,9 +118,10 @@ def parse(gin_files: Sequence[str], gin_params: Sequence[str] = ()) -> None:
   folders = [pathlib.Path(), *(file.parent for file in files), experiments_directory()]
   _check_includes(files, folders)
   gin.config._LOCATION_PREFIXES[:] = list(dict.fromkeys(str(folder) for folder in folders))
+  # Gin would also take a folder of the search path for a Python package to look into, and fails where it is no real one.
+  gin.config._FILE_READERS[:] = [(open, os.path.isfile)]
   try:
-    with _quiet_search():
-      gin.parse_config_files_and_bindings([str(f) for f in files], list(gin_params), finalize_config=True)
+    gin.parse_config_files_and_bindings([str(f) for f in files], list(gin_params), finalize_config=True)
   except Exception as error:  # gin raises ValueError, TypeError, SyntaxError, RuntimeError and others
     raise UserError(_explain(error)) from error
   _read_architectures(folders)
@@ -148,16 +147,6 @@ def _read_architectures(folders: Sequence[pathlib.Path]) -> None:
         gin.bind_parameter(binding, kind.from_json(path).to_dict())
       except UserError as error:
         raise UserError(f"{path}: {error}") from error
-
-
-@contextlib.contextmanager
-def _quiet_search() -> Iterator[None]:
-  """Keeps gin from logging an error for every folder of the search path that does not have an include."""
-  logging.disable(logging.ERROR)
-  try:
-    yield
-  finally:
-    logging.disable(logging.NOTSET)
 
 
 def experiment() -> settings.Experiment:

@@ -72,6 +72,17 @@ def test_mistakes_in_files_are_told_on_one_line(tmp_path, text, said):
   assert "\n" not in str(caught.value)
 
 
+def test_a_file_in_folders_below_the_working_directory(tmp_path, monkeypatch):
+  """Python takes runs/mine for a package without a file; gin must not look into it."""
+  folder = tmp_path / "runs" / "mine"
+  folder.mkdir(parents=True)
+  (folder / "best.gin").write_text("include 'demo.gin'\n")
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.syspath_prepend(tmp_path)
+  configs.parse(["runs/mine/best.gin"])
+  assert configs.experiment().model.image_size == 128
+
+
 def test_a_missing_file():
   with pytest.raises(UserError, match=r"no gin file 'experiments/nothing.gin'"):
     configs.parse(["experiments/nothing.gin"])
