@@ -100,8 +100,9 @@ class MaskHead(RegionConvolutions):
     if classes is None or not self.predict.built:
       masks = self.predict(pixels)
     if classes is not None:
-      kernel, bias = tf.gather(tf.transpose(self.predict.kernel), classes), tf.gather(self.predict.bias, classes)
-      masks = (tf.einsum("nhwc,nc->nhw", pixels, kernel) + bias[:, None, None])[..., None]
+      kernel = tf.gather(tf.transpose(self.predict.kernel), classes)
+      bias = tf.gather(self.predict.bias[:, None, None], classes)
+      masks = (tf.einsum("nhwc,nc->nhw", pixels, kernel) + bias)[..., None]
     masks = assembled(tf.cast(tf.reshape(masks, [-1, height, width, 4, masks.shape[-1]]), tf.float32))
     return (masks if classes is None else masks[..., 0],)
 
