@@ -51,6 +51,9 @@ def sample(
   centres = tf.concat([low + half_bin + shift, high - half_bin + shift], axis=1)
   centres /= tf.tile(tf.cast(sizes + 1, tf.float32), [1, 2])
 
+  with tf.control_dependencies([sizes]):  # nothing is decoded before it is known to be PNG
+    masks = tf.identity(masks)
+
   def one(item: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
     png, where = item
     pixels = tf.minimum(tf.io.decode_png(png, channels=1), 1) * 255
