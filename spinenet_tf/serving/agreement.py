@@ -21,15 +21,18 @@ def agreement(
 
   Args:
     expected: of the other model, for each picture; its certain ones are the ground truth.
-    found: to be scored, all of them.
+    found: to be scored, all of them, best first.
     sizes: (height, width) of the pictures in pixels.
 
   Returns: "AP" (IoU 0.50 to 0.95), "AP50", "AP75" in [0, 1], NaN where there is no ground truth at all; and "objects", how
     many the ground truth has.
   """
   certain = [one.scores >= CERTAIN for one in expected]
+  scores = [one.scores.astype(np.float64) for one in found]
   if not any(keep.any() for keep in certain):
     certain = [np.arange(len(one)) < FALLBACK for one in expected]
+    # By rank: the sixth of one picture may have a higher score than the first of another, however well all agree.
+    scores = [1 / (1 + np.arange(len(one))) for one in found]
   records = [
     {
       "source_id": i,
@@ -47,7 +50,7 @@ def agreement(
     image=np.repeat(np.arange(len(found)), [len(one) for one in found]),
     category=np.concatenate([one.classes for one in found]),
     boxes=np.stack([xmin, ymin, xmax - xmin, ymax - ymin], axis=1),
-    scores=np.concatenate([one.scores for one in found]).astype(np.float64),
+    scores=np.concatenate(scores),
     masks=np.full(len(corners), None, object),
   )
   metrics, _ = score(truth, answers)

@@ -36,13 +36,7 @@ def exported(tiny_runs, photos, tmp_path_factory):
   """A mobile RetinaNet: (result of the export, its module)."""
   run = tiny_runs("retinanet", mobile=True)
   # Random weights: all that can be asked of whole numbers is that they compute something like it.
-  result = export(
-    run,
-    tmp_path_factory.mktemp("tflite") / "out",
-    images=[photos],
-    count=3,
-    least={"int8": 0.0, "float16": 0.8, "float32": 0.8},
-  )
+  result = export(run, tmp_path_factory.mktemp("tflite") / "out", images=[photos], count=3, least={"int8": 0.0})
   return result, ServingModule.of(load(run), target="gpu")
 
 
@@ -159,9 +153,7 @@ def test_what_the_folder_says(exported):
 
 def test_a_classifier(tiny_runs, photos, tmp_path):
   run = tiny_runs("classification", mobile=True)
-  result = export(
-    run, tmp_path / "out", images=[photos], count=4, precisions=["float32", "int8"], least={"int8": 0, "float32": 0.8}
-  )
+  result = export(run, tmp_path / "out", images=[photos], count=4, precisions=["float32", "int8"], least={"int8": 0})
   assert set(result.checks) == {"float32_raw.tflite", "int8_raw.tflite"}
   module = ServingModule.of(load(run), target="gpu")
   picture = np.asarray(Image.open(photos / "0.png"))
