@@ -25,6 +25,15 @@ def shared_data() -> pathlib.Path:
   return path
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _models_freed():
+  """What a file built is freed at its end: otherwise a process grows by gigabytes, and TensorFlow slows down with it."""
+  from spinenet_tf.compat import forgotten
+
+  with forgotten():
+    yield
+
+
 @pytest.fixture(autouse=True)
 def _direct_convolutions():
   """What a test switches on for computing on a CPU is off in the next."""
