@@ -142,6 +142,6 @@ class _Server(uvicorn.Server):
     if self.should_exit:
       print("second signal: ending at once", file=sys.stderr, flush=True)
       os._exit(128 + number)
-    print("draining: no new requests, those in flight are finished; the same signal again ends at once", flush=True)
+    self.should_exit = True  # before it is told, for the next signal may come then
     self._service.stop_taking()
-    self.should_exit = True
+    print("draining: no new requests, those in flight are finished; the same signal again ends at once", flush=True)
