@@ -12,9 +12,9 @@ from spinenet_tf.importers.found import Found
 
 # Widths of heads, and what else the shapes do not say, follow the catalog where an architecture is one of its.
 _TASKS = (
-  ("class_tower/predict/kernel", "retinanet"),
-  ("box_head/classes/kernel", "mask_rcnn"),
-  ("classifier/predict/kernel", "classification"),
+  ("class_tower/predict/bias", "retinanet"),
+  ("box_head/classes/bias", "mask_rcnn"),
+  ("classifier/predict/bias", "classification"),
 )
 
 
@@ -117,7 +117,8 @@ def _filters(found: Found) -> dict[int, int]:
 
 def _scale(base: Architecture, filters: dict[int, int]) -> float:
   known = [arch.filter_scale for arch in CATALOG.values() if arch.pyramid != "fpn"]
-  for scale in (*known, *(hundredths / 100 for hundredths in range(1, 801))):
+  exact = (width / base.level_filters[level - 1] for level, width in filters.items())
+  for scale in (*known, *(hundredths / 100 for hundredths in range(1, 801)), *exact):
     if all(int(base.level_filters[level - 1] * scale) == width for level, width in filters.items()):
       return scale
   raise UserError(

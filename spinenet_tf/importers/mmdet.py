@@ -71,7 +71,7 @@ _BIASES = (
 _SHARED = re.compile(r"bbox_head\.(cls|reg)_convs\.[1-9]\.(\d+)\.conv\.weight")
 
 SCALES, RATIOS = 3, 3
-# Theirs by ours: ours is scale * 3 + ratio with width / height 1, 2, 1/2; theirs ratio * 3 + scale with height / width 1/2, 1, 2.
+# Theirs by ours: ours is scale * 3 + ratio, width / height 1, 2, 1/2; theirs ratio * 3 + scale, height / width 1/2, 1, 2.
 ANCHORS = tuple(ratio * SCALES + scale for scale in range(SCALES) for ratio in (1, 0, 2))
 CODES = (1, 0, 3, 2)  # dy, dx, dh, dw out of dx, dy, dw, dh
 
@@ -93,8 +93,8 @@ def read(path: str, wiring: Architecture | None = None) -> Found:
     )
   if any(key.startswith(("rpn_head.", "mask_head.")) for key in state):
     raise UserError(
-      f"{path} is a Mask R-CNN; its heads are mmdetection's own, without batch norms, which no model here has: only RetinaNets "
-      "of this port are read"
+      f"{path} is a Mask R-CNN; its heads are mmdetection's own, without batch norms, which no model here has: of this port "
+      "RetinaNets are read"
     )
   found = Found("mmdet", wiring or SPINENET)
   for key, tensor in state.items():

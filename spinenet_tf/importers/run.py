@@ -79,8 +79,8 @@ class Imported:
     inferred, network = self.assembled.inferred, self.assembled.task.network
     arch = inferred.architecture
     lines = [
-      f"{inferred.task}: {arch.name}, scale {arch.filter_scale:g}, alpha {arch.resample_alpha:g}, repeats {arch.block_repeats}, "
-      f"pyramid {arch.endpoint_filters} wide"
+      f"{inferred.task}: {arch.name}, scale {arch.filter_scale:g}, alpha {arch.resample_alpha:g}, "
+      f"repeats {arch.block_repeats}, pyramid {arch.endpoint_filters} wide"
     ]
     if inferred.outputs:
       lines.append(f"{inferred.outputs} outputs; class layout {self.assembled.experiment.data.class_layout!r}")

@@ -15,7 +15,7 @@ def random_value(rng, name, shape):
   return rng.normal(scale=0.2, size=shape).astype(np.float32)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def randomise():
   """Gives every variable of a Keras model a random value, statistics and biases too."""
 
