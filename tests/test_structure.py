@@ -14,9 +14,10 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # From the top: a module may import those of its own line and of lines below.
 LAYERS = (
-  ("train", "evaluate", "predict", "prepare", "describe", "serve"),
+  ("train", "evaluate", "predict", "prepare", "describe", "serve", "convert"),
   ("configs",),
   ("search",),
+  ("importers",),
   ("training", "serving", "visualize"),
   ("data", "evaluation"),
   ("models",),

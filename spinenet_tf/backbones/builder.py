@@ -15,7 +15,7 @@ from spinenet_tf.backbones.spec import Architecture
 from spinenet_tf.compat import keras
 from spinenet_tf.errors import UserError
 from spinenet_tf.layers.blocks import make_block
-from spinenet_tf.layers.composite import Composite, build_part
+from spinenet_tf.layers.composite import Composite, build_part, image_shape
 from spinenet_tf.layers.conv_norm import ConvNorm
 from spinenet_tf.layers.resample import make_connection
 from spinenet_tf.layers.stochastic_depth import drop_rate
@@ -29,6 +29,37 @@ def level_size(input_size: tuple[int | None, int | None], level: int) -> tuple[i
   if None in input_size:
     return None
   return tuple(-(-side // 2**level) for side in input_size)
+
+
+@keras.utils.register_keras_serializable("spinenet_tf")
+class StemPool(Composite):
+  """The stem's 3x3/2 max-pool.
+
+  Args:
+    style: a `ConvStyle`, or the dictionary of one; its `pool_padding` counts.
+
+  Call: float[B, H, W, C] -> float[B, ceil(H / 2), ceil(W / 2), C].
+  """
+
+  def __init__(self, style: ConvStyle | dict | None = None, **kwargs):
+    super().__init__(**kwargs)
+    self.style = ConvStyle.of(style)
+
+  def build_parts(self, input_shape: tf.TensorShape) -> None:
+    """There are none."""
+
+  def compute_output_shape(self, input_shape: tf.TensorShape) -> tf.TensorShape:
+    """Returns (B, ceil(H / 2), ceil(W / 2), C)."""
+    return image_shape(input_shape, 2, input_shape[-1])
+
+  @tf.autograph.experimental.do_not_convert
+  def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+    """Returns the largest values."""
+    return self.style.max_pool(inputs, 3, 2)
+
+  def get_config(self) -> dict:
+    """Returns the constructor's arguments."""
+    return super().get_config() | {"style": self.style.to_dict()}
 
 
 @keras.utils.register_keras_serializable("spinenet_tf")
@@ -140,7 +171,9 @@ class Backbone(keras.Model):
       pyramid = feature_pyramid(bottom_up, arch.endpoint_filters, sizes, style)
     else:
       pyramid = {
-        level: ConvNorm(arch.endpoint_filters, style=style, name=f"endpoint_{level}")(features[i])
+        level: ConvNorm(
+          arch.endpoint_filters, activate=style.endpoint_activation, style=style, name=f"endpoint_{level}"
+        )(features[i])
         for level, i in arch.outputs.items()
       }
     outputs = {str(level): endpoint for level, endpoint in pyramid.items()}
@@ -206,7 +239,7 @@ def _stem(arch: Architecture, images: tf.Tensor, style: ConvStyle, drops: _Drops
   features = ConvNorm(arch.stem_filters, arch.stem_kernel, 2, style=style, name="stem")(images)
   level, outputs = 1, {}
   if arch.stem_pool:
-    features, level = keras.layers.MaxPool2D(3, 2, "same", name="stem_pool")(features), 2
+    features, level = StemPool(style, name="stem_pool")(features), 2
   for i, spec in enumerate(arch.stem):
     for repeat in range(arch.repeats(i)):
       block = make_block(
@@ -256,6 +289,10 @@ def build_backbone(
   stochastic_depth: float = 0.0,
   dropblock_keep: float = 1.0,
   dropblock_size: int = 7,
+  pooling: str = "chain",
+  pool_padding: str = "same",
+  endpoint_activation: bool = True,
+  squeeze: str = "swish",
 ) -> Backbone:
   """Builds a backbone.
 
@@ -270,10 +307,24 @@ def build_backbone(
     stochastic_depth: drop rate of the last block.
     dropblock_keep: DropBlock's keep probability; 1 is off.
     dropblock_size: DropBlock's square, in feature pixels.
+    pooling: of connections that go down more than one level, see `ConvStyle`.
+    pool_padding: of max-pools, see `ConvStyle`.
+    endpoint_activation: whether the activation follows an endpoint's convolution.
+    squeeze: activations of mobile blocks' squeeze-and-excitation, see `ConvStyle`.
 
   Returns: a Keras model, float[B, H, W, 3] -> {"3": float[B, H / 8, W / 8, C], ..., "7": ...}.
 
   Raises: UserError for an unknown name or a value outside its range.
   """
-  style = ConvStyle(activation, norm_momentum, norm_epsilon, synchronized, padding)
+  style = ConvStyle(
+    activation,
+    norm_momentum,
+    norm_epsilon,
+    synchronized,
+    padding,
+    pooling=pooling,
+    pool_padding=pool_padding,
+    endpoint_activation=endpoint_activation,
+    squeeze=squeeze,
+  )
   return Backbone(find_architecture(architecture), input_size, style, stochastic_depth, dropblock_keep, dropblock_size)

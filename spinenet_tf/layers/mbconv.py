@@ -24,21 +24,22 @@ def squeeze_width(input_filters: int, ratio: float = SQUEEZE_RATIO) -> int:
 class SqueezeExcitation(Composite):
   """Weighs channels by what the whole image shows: mean over pixels - 1x1 - swish - 1x1 - sigmoid, times the input.
 
-  Both convolutions have biases; the inner activation is swish whatever the network's.
+  Both convolutions have biases; the inner activation is not the network's.
 
   Args:
     filters: channels of the input.
     squeeze_filters: channels between the two convolutions.
+    squeeze: "swish" inside and sigmoid at the end, or "relu" and hard sigmoid, see `ConvStyle`.
 
   Call: float[B, H, W, filters] -> the same shape.
   """
 
-  def __init__(self, filters: int, squeeze_filters: int, **kwargs):
+  def __init__(self, filters: int, squeeze_filters: int, squeeze: str = "swish", **kwargs):
     super().__init__(**kwargs)
-    self.filters, self.squeeze_filters = filters, squeeze_filters
-    swish = ConvStyle(activation="swish")
-    self.reduce = ConvNorm(squeeze_filters, normalize=False, style=swish, name="reduce")
-    self.expand = ConvNorm(filters, activate=False, normalize=False, style=swish, name="expand")
+    self.filters, self.squeeze_filters, self.squeeze = filters, squeeze_filters, squeeze
+    style = ConvStyle(activation=squeeze)
+    self.reduce = ConvNorm(squeeze_filters, normalize=False, style=style, name="reduce")
+    self.expand = ConvNorm(filters, activate=False, normalize=False, style=style, name="expand")
 
   def build_parts(self, input_shape: tf.TensorShape) -> None:
     """Builds both convolutions."""
@@ -52,11 +53,16 @@ class SqueezeExcitation(Composite):
   def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
     """Returns the weighted features."""
     means = tf.reduce_mean(inputs, [1, 2], keepdims=True)
-    return inputs * tf.sigmoid(self.expand(self.reduce(means)))
+    gate = tf.sigmoid if self.squeeze == "swish" else keras.activations.hard_sigmoid
+    return inputs * gate(self.expand(self.reduce(means)))
 
   def get_config(self) -> dict:
     """Returns the constructor's arguments."""
-    return super().get_config() | {"filters": self.filters, "squeeze_filters": self.squeeze_filters}
+    return super().get_config() | {
+      "filters": self.filters,
+      "squeeze_filters": self.squeeze_filters,
+      "squeeze": self.squeeze,
+    }
 
 
 @keras.utils.register_keras_serializable("spinenet_tf")
@@ -105,7 +111,7 @@ class MBConv(Composite):
     self.expand = ConvNorm(wide, style=self.style, name="expand")
     self.depthwise = DepthwiseNorm(3, strides, style=self.style, name="depthwise")
     width = squeeze_width(self.input_filters, squeeze_ratio)
-    self.excitation = SqueezeExcitation(wide, width, name="squeeze_excitation")
+    self.excitation = SqueezeExcitation(wide, width, self.style.squeeze, name="squeeze_excitation")
     self.project = ConvNorm(filters, activate=False, style=self.style, name="project")
     self._adds = strides == 1 and self.input_filters == filters
     self.drop = None

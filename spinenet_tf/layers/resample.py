@@ -145,9 +145,25 @@ class Resample(_Connection):
     features = self.squeeze(inputs, training=training)
     if self.down:
       features = self.down(features, training=training)
-      for _ in range(self.levels_down - 1):
-        features = tf.nn.max_pool2d(features, 3, 2, "SAME")
+      features = self._pooled(features, inputs.shape)
     return self._expanded(features, training)
+
+  def _pooled(self, features: tf.Tensor, source: tf.TensorShape) -> tf.Tensor:
+    """Brings features that the strided convolution has halved to the target's size; `source` is that of the parent's."""
+    if self.style.pooling == "chain":
+      for _ in range(self.levels_down - 1):
+        features = self.style.max_pool(features, 3, 2)
+      return features
+    if self.output_size is None:
+      ratio, stride = 2**self.levels_down, 2 ** (self.levels_down - 1)
+    else:  # widths decide, as in the authors' code
+      ratio = source[2] / self.output_size[1]
+      stride = 2 if source[2] % self.output_size[1] else int(ratio) // 2
+    if ratio > 2:
+      features = self.style.max_pool(features, 3 if ratio <= 4 else 5, stride)
+    if self.output_size is not None and tuple(features.shape[1:3]) != self.output_size:
+      features = tf.raw_ops.ResizeNearestNeighbor(images=features, size=self.output_size, half_pixel_centers=False)
+    return features
 
   def get_config(self) -> dict:
     """Returns the constructor's arguments."""

@@ -13,6 +13,8 @@ from spinenet_tf.layers.initializers import ONES, ZEROS
 
 ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {"relu": tf.nn.relu, "swish": tf.nn.silu}
 PADDINGS = ("symmetric", "same")
+POOLINGS = ("chain", "single")
+SQUEEZES = ("swish", "relu")  # inner activations of squeeze-and-excitation; the outer ones are sigmoid and hard sigmoid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +30,12 @@ class ConvStyle:
       PyTorch do; "same" is TensorFlow's rule, which on even sizes pads the far side more, as Model Garden does.
     folded: normalisations are folded into the convolutions before them, which have biases instead: for inference only,
       see `serving.fold`.
+    pooling: of connections that go down more than one level: a "chain" of 3x3/2 max-pools, as in the paper, or a "single"
+      one, as in the authors' code.
+    pool_padding: of max-pools. "same" is TensorFlow's rule, "symmetric" (k - 1) // 2 on each side, as PyTorch.
+    endpoint_activation: whether the activation follows the convolution of an endpoint.
+    squeeze: of mobile blocks' squeeze-and-excitation: "swish", then sigmoid, as the authors', or "relu", then hard sigmoid,
+      as Model Garden's.
   """
 
   activation: str = "relu"
@@ -36,12 +44,18 @@ class ConvStyle:
   synchronized: bool = False
   padding: str = "symmetric"
   folded: bool = False
+  pooling: str = "chain"
+  pool_padding: str = "same"
+  endpoint_activation: bool = True
+  squeeze: str = "swish"
 
   def __post_init__(self):
     if self.activation not in ACTIVATIONS:
       raise UserError(f"activation is {self.activation!r}; it must be one of {sorted(ACTIVATIONS)}")
-    if self.padding not in PADDINGS:
-      raise UserError(f"padding is {self.padding!r}; it must be one of {list(PADDINGS)}")
+    choices = {"padding": PADDINGS, "pool_padding": PADDINGS, "pooling": POOLINGS, "squeeze": SQUEEZES}
+    for name, known in choices.items():
+      if getattr(self, name) not in known:
+        raise UserError(f"{name} is {getattr(self, name)!r}; it must be one of {list(known)}")
     if not 0 <= self.norm_momentum < 1:
       raise UserError(f"norm_momentum is {self.norm_momentum}; it must lie in [0, 1), the paper has 0.99")
     if not self.norm_epsilon > 0:
@@ -61,6 +75,13 @@ class ConvStyle:
   def activate(self, features: tf.Tensor) -> tf.Tensor:
     """Applies the activation to a tensor of any shape."""
     return ACTIVATIONS[self.activation](features)
+
+  def max_pool(self, features: tf.Tensor, size: int, strides: int) -> tf.Tensor:
+    """Returns the largest values of float[B, H, W, C] in windows of `size`, at ceil(H / strides) by ceil(W / strides)."""
+    if self.pool_padding == "symmetric":
+      side = (size - 1) // 2
+      return tf.nn.max_pool2d(features, size, strides, [[0, 0], [side, side], [side, side], [0, 0]])
+    return tf.nn.max_pool2d(features, size, strides, "SAME")
 
   def norm(self, name: str = "norm", **kwargs) -> keras.layers.Layer:
     """Returns a new batch normalisation over the last axis."""

@@ -212,6 +212,10 @@ def build_mask_rcnn(
   folded: bool = False,
   min_level: int = 3,
   max_level: int = 7,
+  pooling: str = "chain",
+  pool_padding: str = "same",
+  endpoint_activation: bool = True,
+  squeeze: str = "swish",
 ) -> MaskRCNN:
   """Builds Mask R-CNN on a backbone.
 
@@ -236,6 +240,10 @@ def build_mask_rcnn(
     folded: for inference, without normalisations; `serving.fold` makes the weights.
     min_level: lowest level that is read; ignored when `anchors` is given.
     max_level: highest level that is read; ignored when `anchors` is given.
+    pooling: of connections that go down more than one level, see `ConvStyle`.
+    pool_padding: of max-pools, see `ConvStyle`.
+    endpoint_activation: whether the activation follows an endpoint's convolution.
+    squeeze: activations of mobile blocks' squeeze-and-excitation, see `ConvStyle`.
 
   Returns: a Keras model; its call is described at `MaskRCNN`.
 
@@ -253,6 +261,17 @@ def build_mask_rcnn(
   sizes = dataclasses.replace(MaskHeads.of(arch.name), **given)
   arch = dataclasses.replace(arch, endpoint_filters=sizes.endpoints or arch.endpoint_filters)
   anchors = anchors or AnchorConfig(min_level, max_level, num_scales=1, anchor_size=sizes.anchor_size)
-  style = ConvStyle(activation, norm_momentum, norm_epsilon, synchronized, padding, folded)
+  style = ConvStyle(
+    activation,
+    norm_momentum,
+    norm_epsilon,
+    synchronized,
+    padding,
+    folded,
+    pooling,
+    pool_padding,
+    endpoint_activation,
+    squeeze,
+  )
   backbone = Backbone(arch, input_size, style, stochastic_depth, dropblock_keep, dropblock_size)
   return MaskRCNN(backbone, num_classes, anchors, sizes.rpn_convs, sizes.convs, sizes.filters, sizes.dense)

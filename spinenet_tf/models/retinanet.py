@@ -125,6 +125,10 @@ def build_retinanet(
   prior: float = 0.01,
   min_level: int = 3,
   max_level: int = 7,
+  pooling: str = "chain",
+  pool_padding: str = "same",
+  endpoint_activation: bool = True,
+  squeeze: str = "swish",
 ) -> RetinaNet:
   """Builds RetinaNet on a backbone.
 
@@ -147,13 +151,28 @@ def build_retinanet(
     prior: class probability that the class biases start from.
     min_level: lowest level with anchors; ignored when `anchors` is given.
     max_level: highest level with anchors; ignored when `anchors` is given.
+    pooling: of connections that go down more than one level, see `ConvStyle`.
+    pool_padding: of max-pools, see `ConvStyle`.
+    endpoint_activation: whether the activation follows an endpoint's convolution.
+    squeeze: activations of mobile blocks' squeeze-and-excitation, see `ConvStyle`.
 
   Returns: a Keras model; its call is described at `RetinaNet`.
 
   Raises: UserError for an unknown architecture or a value outside its range.
   """
   arch = find_architecture(architecture)
-  style = ConvStyle(activation, norm_momentum, norm_epsilon, synchronized, padding, folded)
+  style = ConvStyle(
+    activation,
+    norm_momentum,
+    norm_epsilon,
+    synchronized,
+    padding,
+    folded,
+    pooling,
+    pool_padding,
+    endpoint_activation,
+    squeeze,
+  )
   anchors = anchors or AnchorConfig(min_level=min_level, max_level=max_level, anchor_size=arch.anchor_size)
   backbone = Backbone(arch, input_size, style, stochastic_depth, dropblock_keep, dropblock_size)
   return RetinaNet(

@@ -46,8 +46,9 @@ class Inputs:
   @property
   def class_ids(self) -> tuple[int, ...] | None:
     """Original category ids by class index, None where there is no meta.json; some may be ids of no category."""
-    if self.meta and self.settings.class_layout == "original":
-      return tuple(range(self.num_classes))
+    if self.meta and self.settings.class_layout != "contiguous":
+      first = int(self.settings.class_layout == "from_one")
+      return tuple(range(first, first + self.num_classes))
     return self.meta.ids if self.meta else None
 
   @property
@@ -141,8 +142,9 @@ def _num_classes(model: NetworkSettings, meta: meta_lib.Meta | None, source: Any
         "without background; ids are then 1 to num_classes"
       )
     return model.num_classes
-  if layout == "original":
-    expected, what = max(meta.ids) + 1, f"ids up to {max(meta.ids)}, so {max(meta.ids) + 1} outputs"
+  if layout != "contiguous":
+    expected = max(meta.ids) + (layout == "original")
+    what = f"ids up to {max(meta.ids)}, so {expected} outputs"
   else:
     names = f"{', '.join(meta.names[:5])}{', ...' if meta.num_classes > 5 else ''}"
     expected, what = meta.num_classes, f"{meta.num_classes} classes ({names})"

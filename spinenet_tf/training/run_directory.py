@@ -18,6 +18,8 @@ from spinenet_tf.compat import keras
 from spinenet_tf.errors import UserError
 
 FORMAT = 1
+# Options that older runs do not name, and what they had.
+DIALECT = {"pooling": "chain", "pool_padding": "same", "endpoint_activation": True, "squeeze": "swish"}
 PACKAGES = ("tensorflow", "tf-keras", "tf-models-official", "gin-config", "numpy", "pycocotools", "tensorflow-addons")
 
 
@@ -144,9 +146,11 @@ def _differences(old: dict[str, Any], new: dict[str, Any]):
   if Architecture.from_dict(old["architecture"]) != Architecture.from_dict(new["architecture"]):
     names = old["architecture"].get("name"), new["architecture"].get("name")
     yield ("architecture", *(names if names[0] != names[1] else (f"another {names[0]}", f"a changed {names[1]}")))
-  for key in ("num_classes", "input_size", "anchors", "head_convs", "head_width", "activation", "padding"):
-    if old["model"].get(key) != new["model"].get(key):
-      yield key, old["model"].get(key), new["model"].get(key)
+  keys = ("num_classes", "input_size", "anchors", "head_convs", "head_width", "activation", "padding", "levels")
+  for key in (*keys, *DIALECT):
+    then, now = (model["model"].get(key, DIALECT.get(key)) for model in (old, new))
+    if then != now:
+      yield key, then, now
   if old.get("categories") and old["categories"] != new["categories"]:
     yield "list of classes", [c["name"] for c in old["categories"]][:8], [c["name"] for c in new["categories"]][:8]
 

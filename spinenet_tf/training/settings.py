@@ -17,7 +17,13 @@ from spinenet_tf.ops.anchors import AnchorConfig
 from spinenet_tf.training import optimizers
 from spinenet_tf.training.schedules import Duration, Schedule
 
-CLASS_LAYOUTS = ("contiguous", "original")
+CLASS_LAYOUTS = ("contiguous", "original", "from_one")
+DIALECT = (
+  "pooling",
+  "pool_padding",
+  "endpoint_activation",
+  "squeeze",
+)  # options of `ConvStyle` for weights from elsewhere
 
 
 def as_size(size: int | Sequence[int]) -> tuple[int, int]:
@@ -87,6 +93,10 @@ class ModelSettings(NetworkSettings):
   norm_momentum: float = 0.99
   norm_epsilon: float = 1e-3
   padding: str = "symmetric"
+  pooling: str = "chain"
+  pool_padding: str = "same"
+  endpoint_activation: bool = True
+  squeeze: str = "swish"
   prior: float = 0.01
 
   def __post_init__(self):
@@ -104,7 +114,7 @@ class ModelSettings(NetworkSettings):
   def shared_arguments(self, num_classes: int, replicas: int = 1) -> dict[str, Any]:
     """Returns the keyword arguments that the builders of all detectors take, as plain values."""
     same = ("head_convs", "head_width", "activation", "stochastic_depth", "dropblock_keep", "dropblock_size")
-    same += ("norm_momentum", "norm_epsilon", "padding", "min_level", "max_level")
+    same += ("norm_momentum", "norm_epsilon", "padding", *DIALECT, "min_level", "max_level")
     return {
       "num_classes": num_classes,
       "input_size": list(self.size),
@@ -197,15 +207,22 @@ class ClassifierSettings(NetworkSettings):
   norm_momentum: float = 0.9
   norm_epsilon: float = 1e-5
   padding: str = "symmetric"
+  pooling: str = "chain"
+  pool_padding: str = "same"
+  endpoint_activation: bool = True
+  squeeze: str = "swish"
+  levels: tuple[int, ...] | None = None
 
   def arguments(self, num_classes: int, replicas: int = 1) -> dict[str, Any]:
     """Returns the keyword arguments of `build_classifier` but for the architecture, as plain values."""
     same = ("activation", "stochastic_depth", "dropblock_keep", "dropblock_size", "norm_momentum", "norm_epsilon")
+    same += DIALECT
     return {
       "num_classes": num_classes,
       "input_size": list(self.size),
       "synchronized": replicas > 1 if self.synchronized is None else self.synchronized,
       "padding": self.padding,
+      "levels": self.levels and list(self.levels),
       **{name: getattr(self, name) for name in same},
     }
 
@@ -235,7 +252,8 @@ class DataSettings:
       by its height.
     eval_crop: classification: side of the central crop of evaluation, as a share of the image's shorter side.
     class_layout: "contiguous" gives each category of meta.json one output, in order of their ids; "original" makes the
-      id the index, as the authors do: 91 outputs for COCO, of which 0 and the unused ids are never trained as objects.
+      id the index, as the authors do: 91 outputs for COCO, of which 0 and the unused ids are never trained as objects;
+      "from_one" makes it the index plus one, for models with a background of their own: 90 outputs of Mask R-CNN.
     shuffle_buffer: examples among which the next one is drawn.
     cache: keep the encoded records in memory.
   """
@@ -298,12 +316,13 @@ class ClassifierLossSettings:
 
 @dataclasses.dataclass(frozen=True)
 class DetectionSettings:
-  """From predictions to detections; fields are those of `ops.nms.detect`."""
+  """From predictions to detections; fields are those of `ops.nms.detect`. `legacy_plus_one` is RetinaNet's alone."""
 
   pre_nms_top_k: int = 5000
   score_threshold: float = 0.05
   iou_threshold: float = 0.5
   max_detections: int = 100
+  legacy_plus_one: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
