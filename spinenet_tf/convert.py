@@ -35,7 +35,6 @@ def define_flags() -> None:
 def main(argv: list[str]) -> int:
   """Runs the command. Returns: exit code."""
   from spinenet_tf.data import meta
-  from spinenet_tf.data import meta
   from spinenet_tf.importers import run, to_model_garden
   from spinenet_tf.importers.assemble import Choices
 
