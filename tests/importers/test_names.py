@@ -4,7 +4,9 @@ import shutil
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from spinenet_tf.backbones.builder import build_backbone
 from spinenet_tf.errors import UserError
 from spinenet_tf.importers import mmdet, run, tensorflow_files, torch_files
 from spinenet_tf.importers.assemble import Choices
@@ -52,7 +54,7 @@ class _Generator:
     return (self.rng.uniform(0.5, 1.5, shape) if positive else self.rng.normal(size=shape)).astype(np.float32)
 
   def conv(self, name, ours, shape, torch=False):
-    kernel = self.value(shape)
+    kernel = self.value(shape) / np.float32(np.prod(shape[:-1]) ** 0.5)
     self.ours[f"{ours}/kernel"] = kernel
     self.theirs[name] = kernel.transpose(3, 2, 0, 1).copy() if torch else kernel
 
@@ -174,6 +176,76 @@ def test_tf1_names(tf1):
   )
   assert found.assembled.experiment.detection.legacy_plus_one
   assert found.assembled.inputs.class_ids == tuple(range(91))
+  _same_pyramid(found, made, torch=False)
+
+
+def _forward(named, images, epsilon, torch):
+  """The backbone out of plain operations on the other side's arrays, read off its documented order.
+
+  Args:
+    named: function from our names to the arrays that were written under theirs.
+    images: float32[1, H, W, 3].
+    epsilon: of the norms.
+    torch: pools pad both sides, and endpoints have no activation.
+  """
+
+  def pool(x, size, stride):
+    side = size // 2
+    return tf.nn.max_pool2d(x, size, stride, [[0, 0], [side, side], [side, side], [0, 0]] if torch else "SAME")
+
+  def unit(x, name, stride=1, activate=True):
+    kernel = named(f"{name}/conv/kernel")
+    side = kernel.shape[0] // 2
+    x = tf.nn.conv2d(tf.pad(x, [[0, 0], [side, side], [side, side], [0, 0]]), kernel, stride, "VALID")
+    gamma, beta, mean, variance = (
+      named(f"{name}/norm/{k}") for k in ("gamma", "beta", "moving_mean", "moving_variance")
+    )
+    x = (x - mean) / np.sqrt(variance + epsilon) * gamma + beta
+    return tf.nn.relu(x) if activate else x
+
+  def block(x, i):
+    names, y = [name for name, _ in _units(i)], x
+    for name in names:
+      y = unit(y, f"block_{i:02d}/repeat_0/{name}", activate=name != names[-1])
+    shortcut = unit(x, "block_00/repeat_0/shortcut", activate=False) if i == 0 else x
+    return tf.nn.relu(y + shortcut)
+
+  features = [block(pool(unit(images, "stem", 2), 3, 2), 0)]
+  features.append(block(features[0], 1))
+  for i, parents in enumerate(PARENTS, 2):
+    fused = []
+    for p, parent in enumerate(parents):
+      root, down = f"block_{i:02d}/resample_{p}", LEVELS[i] - LEVELS[parent]
+      x = unit(features[parent], f"{root}/squeeze")
+      if down > 0:
+        x = unit(x, f"{root}/down", 2)
+        x = pool(x, 3 if down == 2 else 5, 2 ** (down - 1)) if down > 1 else x
+      x = unit(x, f"{root}/expand", activate=False)
+      fused.append(tf.repeat(tf.repeat(x, 2**-down, 1), 2**-down, 2) if down < 0 else x)
+    extra = features[11] if i == 14 else 0.0
+    features.append(block(tf.nn.relu(fused[0] + fused[1] + extra), i))
+  outputs = {13: 3, 12: 4, 14: 5, 16: 6, 15: 7}
+  return {str(level): unit(features[i], f"endpoint_{level}", activate=not torch) for i, level in outputs.items()}
+
+
+def _same_pyramid(found, made, torch):
+  images = tf.random.stateless_normal([1, 128, 128, 3], [1, 2])
+  backbone = found.assembled.task.network
+  model = build_backbone(
+    backbone.find_architecture(),
+    (128, 128),
+    padding=backbone.padding,
+    pooling=backbone.pooling,
+    pool_padding=backbone.pool_padding,
+    endpoint_activation=backbone.endpoint_activation,
+  )
+  named_variables_of = named_variables(model)
+  for name, variable in named_variables_of.items():
+    variable.assign(named_variables(found.model)[name])
+  ours = model(images)
+  for level, wanted in _forward(made.ours.__getitem__, images, 1e-3, torch).items():
+    error = np.abs(ours[level].numpy() - wanted.numpy()).max()
+    assert error <= 1e-4 * np.abs(wanted.numpy()).max(), level
 
 
 def test_torch_names(monkeypatch):
@@ -200,6 +272,7 @@ def test_torch_names(monkeypatch):
   assert len(found.account.mapped) == 822 and len(found.account.skipped) == 202
   style = found.model.style
   assert (style.pool_padding, style.endpoint_activation) == ("symmetric", False)
+  _same_pyramid(found, made, torch=True)
   assert mmdet.ANCHORS == (3, 0, 6, 4, 1, 7, 5, 2, 8)
 
 
