@@ -28,7 +28,7 @@ class Tensors:
     try:
       self._reader = tf.train.load_checkpoint(prefix)
       self.shapes: Mapping[str, list[int]] = self._reader.get_variable_to_shape_map()
-    except (tf.errors.OpError, ValueError, RuntimeError, OSError) as error:
+    except (tf.errors.OpError, ValueError, RuntimeError, OSError, IndexError) as error:
       raise UserError(
         f"{prefix} cannot be read: {_line(error)}; copy the checkpoint again, all of its files"
       ) from error
@@ -40,7 +40,7 @@ class Tensors:
     """
     try:
       return self._reader.get_tensor(name)
-    except (tf.errors.OpError, ValueError, RuntimeError, OSError) as error:
+    except (tf.errors.OpError, ValueError, RuntimeError, OSError, IndexError) as error:
       raise UserError(
         f"{self._prefix}: {name} cannot be read ({_line(error)}); the data file is truncated or damaged: copy it again"
       ) from error

@@ -29,7 +29,7 @@ class SqueezeExcitation(Composite):
   Args:
     filters: channels of the input.
     squeeze_filters: channels between the two convolutions.
-    squeeze: "swish" inside and sigmoid at the end, or "relu" and hard sigmoid, see `ConvStyle`.
+    squeeze: "swish" inside and sigmoid at the end, or "relu" and relu6(x + 3) / 6, see `ConvStyle`.
 
   Call: float[B, H, W, filters] -> the same shape.
   """
@@ -53,8 +53,8 @@ class SqueezeExcitation(Composite):
   def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
     """Returns the weighted features."""
     means = tf.reduce_mean(inputs, [1, 2], keepdims=True)
-    gate = tf.sigmoid if self.squeeze == "swish" else keras.activations.hard_sigmoid
-    return inputs * gate(self.expand(self.reduce(means)))
+    weights = self.expand(self.reduce(means))
+    return inputs * (tf.sigmoid(weights) if self.squeeze == "swish" else tf.nn.relu6(weights + 3) / 6)
 
   def get_config(self) -> dict:
     """Returns the constructor's arguments."""

@@ -34,8 +34,8 @@ class ConvStyle:
       one, as in the authors' code.
     pool_padding: of max-pools. "same" is TensorFlow's rule, "symmetric" (k - 1) // 2 on each side, as PyTorch.
     endpoint_activation: whether the activation follows the convolution of an endpoint.
-    squeeze: of mobile blocks' squeeze-and-excitation: "swish", then sigmoid, as the authors', or "relu", then hard sigmoid,
-      as Model Garden's.
+    squeeze: of mobile blocks' squeeze-and-excitation: "swish", then sigmoid, as the authors', or "relu", then the
+      hard sigmoid relu6(x + 3) / 6, as Model Garden's.
   """
 
   activation: str = "relu"
