@@ -37,11 +37,9 @@ def export(run: str | os.PathLike, output: str | os.PathLike) -> str:
   loaded = load_run(run, fold=False)
   if loaded.task != "retinanet":
     raise UserError(f"{run} is a run of {loaded.task}; RetinaNets can be written for Model Garden")
+  weights = {name: v.numpy() for name, v in named_variables(loaded.model).items()}
   folder = pathlib.Path(output)
-  folder.mkdir(parents=True, exist_ok=True)
-  write(
-    {name: v.numpy() for name, v in named_variables(loaded.model).items()}, peer(loaded.model), str(folder / PREFIX)
-  )
+  write(weights, peer(loaded.model), str(folder / PREFIX))
   (folder / "checkpoint").write_text(f'model_checkpoint_path: "{PREFIX}"\nall_model_checkpoint_paths: "{PREFIX}"\n')
   return str(folder / PREFIX)
 
@@ -61,6 +59,11 @@ def peer(model: Any) -> keras.Model:
   if arch.name not in {**_IDS, **_MOBILE_IDS}:
     raise UserError(f"Model Garden has no {arch.name}; it has {[*_IDS, *_MOBILE_IDS]}")
   mobile = arch.separable
+  theirs = {"padding": "same", "pooling": "chain", "pool_padding": "same", "endpoint_activation": True}
+  theirs |= {"squeeze": "relu"} if mobile else {}
+  if other := {name: getattr(style, name) for name, value in theirs.items() if getattr(style, name) != value}:
+    wanted = ", ".join(f"model.{name} = {theirs[name]!r}" for name in other)
+    raise UserError(f"the run has {other}, so Model Garden would compute something else; train it with {wanted}")
   task = exp_factory.get_exp_config("retinanet_mobile_coco" if mobile else "retinanet_spinenet_coco").task
   backbone = task.model.backbone.spinenet_mobile if mobile else task.model.backbone.spinenet
   backbone.model_id = {**_IDS, **_MOBILE_IDS}[arch.name]
@@ -118,4 +121,5 @@ def write(weights: dict[str, np.ndarray], made: keras.Model, prefix: str) -> Non
     left.discard(name)
   if left:
     raise UserError(f"{len(left)} variables have no counterpart in Model Garden, {sorted(left)[:3]} among them")
+  os.makedirs(os.path.dirname(prefix) or ".", exist_ok=True)
   tensorflow_files.write(prefix, content)

@@ -18,12 +18,8 @@ from spinenet_tf.training import optimizers
 from spinenet_tf.training.schedules import Duration, Schedule
 
 CLASS_LAYOUTS = ("contiguous", "original", "from_one")
-DIALECT = (
-  "pooling",
-  "pool_padding",
-  "endpoint_activation",
-  "squeeze",
-)  # options of `ConvStyle` for weights from elsewhere
+# Options of `ConvStyle` for weights from elsewhere.
+DIALECT = ("pooling", "pool_padding", "endpoint_activation", "squeeze")
 
 
 def as_size(size: int | Sequence[int]) -> tuple[int, int]:
