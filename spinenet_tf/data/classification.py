@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from spinenet_tf.data import crop, meta, preprocess, records, shards, stream
+from spinenet_tf.data.unreadable import Unreadable
 from spinenet_tf.errors import UserError
 
 
@@ -31,6 +32,7 @@ def classification_dataset(
   shuffle_buffer: int = 10_000,
   cache: bool = False,
   input_context: tf.distribute.InputContext | None = None,
+  unreadable: Unreadable | None = None,
 ) -> tf.data.Dataset:
   """Batches of images and labels.
 
@@ -51,6 +53,7 @@ def classification_dataset(
     shuffle_buffer: encoded records held for shuffling (ImageNet: 0.11 MB each); 0 shuffles the files only.
     cache: hold all encoded records of this pipeline (in evaluation: its decoded images) in memory; for small sets.
     input_context: this pipeline's place among several, as in `pipeline.detection_dataset`.
+    unreadable: in training, records that cannot be read are passed over and counted here; None stops at the first.
   Returns: a dataset of dicts, shapes static:
     image float32[B, h, w, 3] normalised;
     label int32[B], class index 0 to K-1, -1 where padding;
@@ -99,6 +102,7 @@ def classification_dataset(
     shuffle_buffer=shuffle_buffer,
     cache=cache,
     context=context,
+    unreadable=unreadable,
   )
 
 

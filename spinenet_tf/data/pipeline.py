@@ -16,6 +16,7 @@ from absl import logging
 from spinenet_tf.data import augment, mask_targets, meta, preprocess, records, shards, stream
 from spinenet_tf.data.diagnose import explain_errors
 from spinenet_tf.data.groundtruth import groundtruth
+from spinenet_tf.data.unreadable import Unreadable
 from spinenet_tf.errors import UserError
 
 __all__ = ["detection_dataset", "explain_errors", "groundtruth"]
@@ -37,6 +38,7 @@ def detection_dataset(
   shuffle_buffer: int = 10_000,
   cache: bool = False,
   input_context: tf.distribute.InputContext | None = None,
+  unreadable: Unreadable | None = None,
 ) -> tf.data.Dataset:
   """Batches of images and boxes.
 
@@ -58,6 +60,7 @@ def detection_dataset(
     input_context: this pipeline's place among several; each reads its own part of the files, or of the
       records where there are fewer files than pipelines. In evaluation all of them give the same number of
       batches.
+    unreadable: in training, records that cannot be read are passed over and counted here; None stops at the first.
   Returns: a dataset of dicts, shapes static:
     image float32[B, h, w, 3] normalised, padding 0;
     boxes float32[B, M, 4], (ymin, xmin, ymax, xmax) in input pixels, crowds left out, 0 where padding;
@@ -126,6 +129,7 @@ def detection_dataset(
     shuffle_buffer=shuffle_buffer,
     cache=cache,
     context=context,
+    unreadable=unreadable,
   )
 
 

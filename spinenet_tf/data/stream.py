@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import tensorflow as tf
 
 from spinenet_tf.data import meta, shards
+from spinenet_tf.data.unreadable import Unreadable, load_readable
 from spinenet_tf.errors import UserError
 
 SHUFFLE, AUGMENT = 1, 2  # streams of random numbers
@@ -31,6 +32,7 @@ def batches(
   shuffle_buffer: int,
   cache: bool,
   context: tf.distribute.InputContext,
+  unreadable: Unreadable | None = None,
 ) -> tf.data.Dataset:
   """Batches of loaded examples.
 
@@ -44,14 +46,19 @@ def batches(
       pipeline.
     seed, start_example, shuffle_buffer, cache: as `pipeline.detection_dataset` says.
     context: this pipeline's place among several.
+    unreadable: in training, what cannot be read is passed over and told to this; None ends the stream there.
   Raises: UserError where there are no records for this pipeline.
   """
   pipelines, index = context.num_input_pipelines, context.input_pipeline_id
   if training:
-    dataset = _training_stream(files, seed, start_example, shuffle_buffer, cache, pipelines, index)
+    lenient = unreadable is not None
+    dataset, examples = _training_stream(files, seed, start_example, shuffle_buffer, cache, pipelines, index, lenient)
   else:
     dataset, examples = _evaluation_stream(files, pipelines, index)
-  dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+  if training and unreadable:
+    dataset = load_readable(dataset, load, filler, start_example, examples, unreadable)
+  else:
+    dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
   if not training:
     if cache:
       dataset = dataset.cache()
@@ -105,8 +112,11 @@ def check_meta(files: Sequence[str], class_ids: tuple[int, ...] | None, task: st
   return known
 
 
-def _training_stream(files, seed, start_example, shuffle_buffer, cache, pipelines, index) -> tf.data.Dataset:
-  """Endless (example number int64[], file string[], record string[]), from `start_example` on."""
+def _training_stream(files, seed, start_example, shuffle_buffer, cache, pipelines, index, lenient):
+  """Endless (example number int64[], file string[], record string[]), from `start_example` on; and an epoch's examples.
+
+  With `lenient` what cannot be read of a file is delivered as empty records.
+  """
   by_file = len(files) >= pipelines > 1
   if by_file:
     files = files[index::pipelines]
@@ -115,8 +125,9 @@ def _training_stream(files, seed, start_example, shuffle_buffer, cache, pipeline
   def share(dataset: tf.data.Dataset) -> tf.data.Dataset:
     return dataset.shard(pipelines, index) if by_record else dataset
 
+  sizes = _sizes(files) if lenient else None
   if cache:
-    kept = list(share(_read(files)).as_numpy_iterator())
+    kept = list(share(_read(files, sizes=sizes)).as_numpy_iterator())
     if not kept:
       raise UserError(f"no records in {files[0]} and {len(files) - 1} other files for pipeline {index} of {pipelines}")
     names, contents = (tf.constant(column) for column in zip(*kept))
@@ -134,7 +145,7 @@ def _training_stream(files, seed, start_example, shuffle_buffer, cache, pipeline
       order = tf.random.experimental.stateless_shuffle(tf.range(examples), own)
       return tf.data.Dataset.from_tensor_slices(order).map(lambda i: (names[i], contents[i]))
     order = tf.random.experimental.stateless_shuffle(tf.constant(files), own)
-    dataset = share(_read(order, cycle=min(16, len(files))))
+    dataset = share(_read(order, cycle=min(16, len(files)), sizes=sizes))
     if shuffle_buffer > 1:
       own = tf.random.experimental.stateless_fold_in(own, tf.constant(1, tf.int64))
       dataset = dataset.shuffle(shuffle_buffer, seed=own[0], reshuffle_each_iteration=False)
@@ -143,7 +154,7 @@ def _training_stream(files, seed, start_example, shuffle_buffer, cache, pipeline
   # Skips whole epochs without reading them, and the rest before decoding.
   skipped = start_example // examples
   stream = tf.data.Dataset.range(skipped, tf.int64.max).flat_map(epoch).skip(start_example - skipped * examples)
-  return stream.enumerate(start_example).map(lambda number, pair: (number, *pair))
+  return stream.enumerate(start_example).map(lambda number, pair: (number, *pair)), examples
 
 
 def _evaluation_stream(files, pipelines, index) -> tuple[tf.data.Dataset, int]:
@@ -159,11 +170,27 @@ def _evaluation_stream(files, pipelines, index) -> tuple[tf.data.Dataset, int]:
   return stream.map(lambda number, pair: (number, *pair)), examples
 
 
-def _read(files, cycle: int = 1) -> tf.data.Dataset:
-  """(file string[], record string[]), `cycle` files at a time, in a fixed order."""
+def _sizes(files: Sequence[str]) -> tf.lookup.StaticHashTable:
+  """File -> its number of records."""
+  pairs = tf.lookup.KeyValueTensorInitializer(list(files), shards.count(files), tf.string, tf.int64)
+  return tf.lookup.StaticHashTable(pairs, default_value=0)
+
+
+def _read(files, cycle: int = 1, sizes: tf.lookup.StaticHashTable | None = None) -> tf.data.Dataset:
+  """(file string[], record string[]), `cycle` files at a time, in a fixed order.
+
+  With `sizes` each file gives as many records as it should, empty ones for what cannot be read.
+  """
 
   def one(file: tf.Tensor) -> tf.data.Dataset:
-    return tf.data.TFRecordDataset(file, buffer_size=1 << 20).map(lambda record: (file, record))
+    names = file
+    if sizes is not None:  # `ignore_errors` would try to open a file that is gone again and again
+      names = tf.repeat(file, tf.minimum(tf.size(tf.io.matching_files(file)), 1))
+    found = tf.data.TFRecordDataset(names, buffer_size=1 << 20)
+    if sizes is not None:
+      rest = tf.data.Dataset.from_tensors("").repeat()
+      found = found.ignore_errors(log_warning=False).concatenate(rest).take(sizes.lookup(file))
+    return found.map(lambda record: (file, record))
 
   order = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True} if cycle > 1 else {}
   return tf.data.Dataset.from_tensor_slices(files).interleave(one, cycle_length=cycle, **order)

@@ -16,6 +16,7 @@ import tensorflow as tf
 from spinenet_tf.compat import keras
 from spinenet_tf.errors import UserError
 from spinenet_tf.models.naming import named_variables, variable_tree
+from spinenet_tf.training import leftovers
 from spinenet_tf.training.average import Average
 from spinenet_tf.training.strategy import Worker
 
@@ -68,22 +69,46 @@ class Checkpoints:
     self._own = None if worker.is_chief else place
     # Held in memory, so that all workers decide alike: saving is something that they do together.
     self._best_so_far = self.best() or {}
+    self.unreadable: list[str] = []
 
   def restore(self) -> str | None:
-    """Restores the latest checkpoint of the run. Returns: its path, or None when there is none."""
-    path = tf.train.latest_checkpoint(str(self._directory / LATEST))
-    if path is None:
-      return None
-    if self._averages != _has_average(path):
+    """Restores the latest checkpoint of the run that can be read; those that cannot are set aside and listed in `unreadable`.
+
+    Returns: its path, or None when there is none.
+
+    Raises: UserError when none of several can be read, or the checkpoint belongs to another model.
+    """
+    folder = self._directory / LATEST
+    for path in stored(folder):
+      try:
+        self._restore(path)
+      except tf.errors.OpError as error:
+        self.unreadable.append(f"{path} cannot be read ({_first_line(error)})")
+        continue
+      self._saved_step = int(self._step.numpy())
+      if self._is_chief:
+        leftovers.clean(folder, self._saved_step)
+      return path
+    if self.unreadable:
+      raise UserError(
+        f"{'; '.join(self.unreadable)}: no checkpoint in {folder} can be read; copy one back, or give another --model_dir"
+      )
+    return None
+
+  def _restore(self, path: str) -> None:
+    if self._averages != any(name.startswith(_AVERAGE) for name, _ in tf.train.list_variables(path)):
       now, then = ("set", "off") if self._averages else ("off", "set")
       raise UserError(
         f"train.ema is {now}, and was {then} when {path} was saved; leave it as it was, or give another --model_dir and set "
         "train.initial_checkpoint to this run"
       )
-    with _explained(f"cannot read checkpoint {path}", "remove it, and the run resumes from the one before"):
+    try:
       self._all.restore(path).assert_existing_objects_matched()
-    self._saved_step = int(self._step.numpy())
-    return path
+    except (AssertionError, ValueError) as error:
+      raise UserError(
+        f"cannot read checkpoint {path}: {_first_line(error)}; it belongs to another model or optimizer: give another "
+        "--model_dir"
+      ) from error
 
   def save(self) -> str | None:
     """Saves the state, unless that of this step is saved. Returns: the path, or None.
@@ -125,7 +150,9 @@ class Checkpoints:
     remedy = f"free some space and start again; the last good checkpoint is {last or 'none yet'}"
     with _explained(f"cannot save the checkpoint of step {step} in {manager.directory}", remedy):
       try:
-        return manager.save(checkpoint_number=step)
+        path = manager.save(checkpoint_number=step)
+        leftovers.to_disk(path)
+        return path
       except BaseException:
         _remove_parts(manager.directory, step)
         raise
@@ -136,8 +163,11 @@ def _explained(what: str, remedy: str) -> Iterator[None]:
   try:
     yield
   except (tf.errors.OpError, OSError, AssertionError) as error:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-    raise UserError(f"{what}: {reason}; {remedy}") from error
+    raise UserError(f"{what}: {_first_line(error)}; {remedy}") from error
+
+
+def _first_line(error: Exception) -> str:
+  return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def _remove_parts(directory: str, step: int) -> None:
@@ -158,6 +188,24 @@ def _write_json(path: pathlib.Path, value: dict) -> None:
   os.replace(temporary, path)
 
 
+def stored(folder: str | os.PathLike) -> list[str]:
+  """Returns the prefixes of a folder's checkpoints, the one to use first.
+
+  Those that the state file names come first, the newest before the others, then those that it does not name. Checkpoints whose
+  files are gone are left out; the state file may be missing or cut off.
+  """
+  try:
+    state = tf.train.get_checkpoint_state(os.fspath(folder))
+  except (tf.errors.OpError, ValueError):
+    state = None
+  named = [os.path.join(folder, path) for path in reversed(state.all_model_checkpoint_paths)] if state else []
+  others = [path[: -len(".index")] for path in tf.io.gfile.glob(os.path.join(folder, "step-*.index"))]
+  others.sort(key=leftovers.step_of, reverse=True)
+  if state and state.model_checkpoint_path:
+    named.insert(0, os.path.join(folder, state.model_checkpoint_path))
+  return [path for path in dict.fromkeys(named + others) if tf.io.gfile.exists(path + ".index")]
+
+
 def find(path: str | os.PathLike, prefer_best: bool = True) -> str:
   """Returns the prefix of a checkpoint.
 
@@ -172,8 +220,8 @@ def find(path: str | os.PathLike, prefer_best: bool = True) -> str:
     return text
   folders = [BEST, LATEST] if prefer_best else [LATEST, BEST]
   for folder in (*folders, ""):
-    if found := tf.train.latest_checkpoint(os.path.join(text, folder) if folder else text):
-      return found
+    if found := stored(os.path.join(text, folder) if folder else text):
+      return found[0]
   raise UserError(
     f"no checkpoint at {text!r}; give a run directory, its {BEST}/ or {LATEST}/, or a prefix that FILE.index belongs to"
   )
@@ -211,11 +259,6 @@ def read_weights(prefix: str) -> Weights:
     for root in ("model/", _AVERAGE):  # the later one wins
       places |= {k[len(root) : -len(_SUFFIX)]: k for k in keys if k.startswith(root)}
     return {name: reader.get_tensor(key) for name, key in places.items()}
-
-
-def _has_average(prefix: str) -> bool:
-  with _explained(f"cannot read checkpoint {prefix}", "remove it, and the run resumes from the one before"):
-    return any(name.startswith(_AVERAGE) for name, _ in tf.train.list_variables(prefix))
 
 
 @dataclasses.dataclass(frozen=True)

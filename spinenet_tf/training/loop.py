@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,7 +16,9 @@ from spinenet_tf.data.pipeline import explain_errors
 from spinenet_tf.training.progress import Progress, duration, memory_gib, speak
 from spinenet_tf.training.run_directory import RunDirectory, environment
 from spinenet_tf.training.setup import Setup
-from spinenet_tf.training.trainer import Trainer
+from spinenet_tf.training.stopping import on_sigterm
+from spinenet_tf.training.strategy import agree
+from spinenet_tf.training.trainer import NonFinite, Trainer
 
 
 class Interrupted(Exception):
@@ -47,9 +48,11 @@ def train(setup: Setup, *, config: str = "", operative_config: str = "") -> dict
   )
   _announce(setup, progress.say)
   loop = Loop(setup, progress)
-  with _quiet_orbit(), _on_sigterm(loop.stop), explain_errors(setup.inputs.train_pattern):
+  with _quiet_orbit(), on_sigterm(loop.stop), explain_errors(setup.inputs.train_pattern):
     metrics = loop.run()
   setup.checkpoints.clean_up()
+  if setup.lock:
+    setup.lock.release()
   _farewell(setup, progress.say)
   return metrics
 
@@ -77,26 +80,61 @@ class Loop:
       eval_summary_dir=tensorboard and tensorboard + "/validation",
     )
     self._begin = self._from = setup.global_step
+    self._skipped: list[int] = []
     self._evaluation: dict[str, Any] | None = None
 
   def stop(self) -> None:
-    """Ends the run after the present loop of steps."""
+    """Ends the run after the present step; with several workers after the present loop of steps, all at the same one."""
     self._stopped = True
+    if self._setup.worker.count == 1:
+      self._trainer.stop()
 
   def run(self) -> dict[str, Any] | None:
     """Trains to the end. Returns: the last evaluation."""
     setup, plan = self._setup, self._setup.plan
     if self._is_due(setup.global_step, plan.evaluate) and not setup.run.evaluated_at(setup.global_step):
       self._evaluate()  # killed after the last step before an evaluation
+    if setup.experiment.train.skip_nonfinite:
+      setup.checkpoints.save()  # there is one to go back to
     while setup.global_step < plan.total:
       step = setup.global_step
       until = min(_next(step, plan.evaluate), _next(step, plan.checkpoint), plan.total)
-      self._progress.start()
-      self._controller.train(until, checkpoint_at_completion=False)
+      try:
+        self._train_to(until)
+      except NonFinite as error:
+        self._go_back(error)
+        continue
       setup.checkpoints.save()
       if self._is_due(until, plan.evaluate):
         self._evaluate()
     return self._evaluation
+
+  def _train_to(self, until: int) -> None:
+    """Trains up to step `until`, without the steps to be skipped."""
+    for bad in sorted(step for step in self._skipped if self._setup.global_step < step <= until):
+      if self._setup.global_step < bad - 1:
+        self._progress.start()
+        self._controller.train(bad - 1, checkpoint_at_completion=False)
+      self._trainer.skip()
+      self._from = bad
+    if self._setup.global_step < until:
+      self._progress.start()
+      self._controller.train(until, checkpoint_at_completion=False)
+
+  def _go_back(self, error: NonFinite) -> None:
+    """Restores the last checkpoint, to pass over the step of `error`; raises it when there were too many."""
+    most, setup = self._setup.experiment.train.skip_nonfinite, self._setup
+    if len(self._skipped) >= most:
+      raise error
+    self._skipped.append(error.step)
+    setup.checkpoints.restore()
+    self._trainer.restart()
+    self._from = setup.global_step
+    setup.run.drop_metrics_after(setup.global_step)
+    self._progress.say(
+      f"{str(error).split(';')[0]}: going back to step {setup.global_step} and passing over step {error.step} "
+      f"({len(self._skipped)} of train.skip_nonfinite={most})"
+    )
 
   def _steps_to_next_line(self, step: int) -> int:
     """One for the first line of a process, so that it comes early and its loss can be compared between runs."""
@@ -107,10 +145,13 @@ class Loop:
 
   def _after_steps(self, metrics: dict[str, Any]) -> None:
     step = self._setup.global_step
-    line = self._progress.report(step, step - self._from, metrics)
-    metrics.update({key: line[key] for key in ("learning_rate", "images_per_second", "data_wait_share")})
+    if skipped := self._setup.task.unreadable:
+      metrics["unreadable_records"] = float(sum(counter.total for counter in skipped))
+    if step > self._from:
+      line = self._progress.report(step, step - self._from, metrics)
+      metrics.update({key: line[key] for key in ("learning_rate", "images_per_second", "data_wait_share")})
     self._from = step
-    if self._stopped:
+    if agree(self._setup.strategy, self._stopped):
       self._setup.checkpoints.save()
       raise Interrupted(f"ended at step {step} as asked; the same command resumes from there")
     self._progress.start()
@@ -232,17 +273,3 @@ def _quiet_orbit() -> Iterator[None]:
     yield
   finally:
     module._log = previous
-
-
-@contextlib.contextmanager
-def _on_sigterm(stop: Callable[[], None]) -> Iterator[None]:
-  """Calls `stop` on SIGTERM, where this is the main thread."""
-  try:
-    previous = signal.signal(signal.SIGTERM, lambda *_: stop())
-  except ValueError:
-    yield
-    return
-  try:
-    yield
-  finally:
-    signal.signal(signal.SIGTERM, previous)

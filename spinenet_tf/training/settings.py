@@ -252,6 +252,8 @@ class DataSettings:
       "from_one" makes it the index plus one, for models with a background of their own: 90 outputs of Mask R-CNN.
     shuffle_buffer: examples among which the next one is drawn.
     cache: keep the encoded records in memory.
+    max_unreadable: share of an epoch's training records that may be unreadable: each is passed over and named, and the next
+      one takes its place; above it the run stops. 0 stops at the first. Evaluation always stops.
   """
 
   directory: str | None = None
@@ -273,8 +275,12 @@ class DataSettings:
   class_layout: str = "contiguous"
   shuffle_buffer: int = 10_000
   cache: bool = False
+  max_unreadable: float = 0.01
 
   def __post_init__(self):
+    share = self.max_unreadable
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < 1:
+      raise UserError(f"data.max_unreadable is {share!r}; it must be a share from 0 to below 1, such as 0.01")
     for name in ("batch_size", "eval_batch_size", "max_boxes", "mask_size"):
       value = getattr(self, name)
       if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
@@ -349,6 +355,8 @@ class RunSettings:
     keep_checkpoints: how many of the latest ones stay.
     eval_interval: between two evaluations; there is one more at the end.
     pictures: validation images drawn at each evaluation.
+    skip_nonfinite: how many steps whose loss or gradient is not finite a run passes over before it ends: it goes back to
+      the last checkpoint and repeats the steps from there without that one. 0 ends at the first.
     optional_bindings: gin bindings (as "a.b", or a macro's name) that may go unused.
   """
 
@@ -372,6 +380,7 @@ class RunSettings:
   keep_checkpoints: int = 3
   eval_interval: Duration = "10 epochs"
   pictures: int = 4
+  skip_nonfinite: int = 0
   optional_bindings: tuple[str, ...] = ()
 
   def __post_init__(self):
@@ -383,6 +392,8 @@ class RunSettings:
         raise UserError(f"train.{name} is {value!r}; it must be a number from 0 on, 0 turns it off")
     if isinstance(self.ema, bool) or not (isinstance(self.ema, (int, float)) and 0 <= self.ema < 1):
       raise UserError(f"train.ema is {self.ema!r}; it must be a decay below 1, such as 0.9999, or 0 for no average")
+    if isinstance(self.skip_nonfinite, bool) or not isinstance(self.skip_nonfinite, int) or self.skip_nonfinite < 0:
+      raise UserError(f"train.skip_nonfinite is {self.skip_nonfinite!r}; it must be a whole number, 0 skips none")
     if self.keep_checkpoints < 1:
       raise UserError(f"train.keep_checkpoints is {self.keep_checkpoints}; it must be at least 1")
     if isinstance(self.freeze, str):

@@ -13,6 +13,7 @@ from spinenet_tf.errors import UserError
 from spinenet_tf.training import checkpoints, checks, inputs, optimizers, strategy
 from spinenet_tf.training.average import Average
 from spinenet_tf.training.freeze import freeze
+from spinenet_tf.training.lock import RunLock, hold
 from spinenet_tf.training.run_directory import RunDirectory
 from spinenet_tf.training.schedules import LearningRate, steps_per_epoch, to_steps
 from spinenet_tf.training.settings import Experiment
@@ -50,6 +51,7 @@ class Setup:
   checkpoints: checkpoints.Checkpoints
   evaluator: TaskEvaluator | None
   notes: list[str]
+  lock: RunLock | None = None
 
   @property
   def global_step(self) -> int:
@@ -103,6 +105,7 @@ def build(experiment: Experiment, model_dir: str | os.PathLike) -> Setup:
   run = RunDirectory(model_dir, writes=worker.is_chief)
   run.check_same(task.describe(data, replicas))
   run.prepare()
+  lock = hold(run.path) if run.writes and "://" not in str(model_dir) else None
 
   keras.utils.set_random_seed(train.seed)
   with devices.scope():
@@ -135,13 +138,14 @@ def build(experiment: Experiment, model_dir: str | os.PathLike) -> Setup:
   evaluator = None
   if data.eval_pattern is not None:
     evaluator = task.evaluator(devices, model, data, train.pictures)
-  return Setup(experiment, task, run, worker, devices, data, plan, rate, model, step, saved, evaluator, notes)
+  return Setup(experiment, task, run, worker, devices, data, plan, rate, model, step, saved, evaluator, notes, lock)
 
 
 def _initialise(model: keras.Model, saved: checkpoints.Checkpoints, initial: str | None) -> list[str]:
   """Restores the run's latest checkpoint; else takes the weights of `initial`. Returns: what to say about it."""
   if path := saved.restore():
-    return [f"resuming from {path}" + (" (train.initial_checkpoint is not read again)" if initial else "")]
+    skipped = [f"warning: {text}; it is set aside, and the one before is taken" for text in saved.unreadable]
+    return [f"resuming from {path}" + (" (train.initial_checkpoint is not read again)" if initial else ""), *skipped]
   if initial:
     return [str(checkpoints.load_matching(model, checkpoints.find(initial)))]
   return []

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
+from typing import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -122,3 +124,19 @@ def first_value(strategy: tf.distribute.Strategy, value: tf.Tensor) -> tf.Tensor
 def gather(strategy: tf.distribute.Strategy, value: tf.Tensor) -> np.ndarray:
   """Joins what the local replicas have, in order, along the first axis."""
   return np.concatenate([part.numpy() for part in strategy.experimental_local_results(value)])
+
+
+def agree(strategy: tf.distribute.Strategy, wish: bool) -> bool:
+  """Returns whether any of the processes wishes it; all of them ask at the same time and get the same answer."""
+  if Worker.of(strategy).count == 1:
+    return wish
+
+  return bool(_adder(strategy)(tf.constant(float(wish))) > 0)
+
+
+@functools.lru_cache(maxsize=1)
+def _adder(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], tf.Tensor]:
+  def replica(value: tf.Tensor) -> tf.Tensor:
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+  return tf.function(lambda mine: first_value(strategy, strategy.run(replica, args=(mine,))))

@@ -15,6 +15,18 @@ from spinenet_tf.training.step import TrainStep
 from spinenet_tf.training.strategy import first_value
 
 
+class NonFinite(UserError):
+  """A loss or the gradient was not finite.
+
+  Attributes:
+    step: the one that was not.
+  """
+
+  def __init__(self, step: int, text: str):
+    super().__init__(text)
+    self.step = step
+
+
 class Trainer(orbit.AbstractTrainer):
   """Runs training steps; `train(n)` returns the means over its n steps.
 
@@ -35,7 +47,25 @@ class Trainer(orbit.AbstractTrainer):
         self._sums = [_replica_variable(v) for v in step.variables]
     # Loss scaling lets the gradient overflow now and then, and skips those updates.
     self._must_be_finite = len(step.metrics) - isinstance(step.optimizer, keras.mixed_precision.LossScaleOptimizer)
+    with tf.device("/cpu:0"):
+      self._stop = tf.Variable(False, trainable=False, name="stop")
     self._loop = tf.function(self._run, autograph=False)
+
+  def stop(self) -> None:
+    """Ends a running `train` after its present step; may be called from another thread. All later ones end at once."""
+    self._stop.assign(True)
+
+  def restart(self) -> None:
+    """Takes the data anew, those that follow `step.global_step` steps; after a checkpoint was restored."""
+    self._iterator = None
+
+  def skip(self) -> None:
+    """Passes over the data of one step without training on them; the step counts as done."""
+    if self._iterator is None:
+      self._iterator = iter(self._dataset())
+    for _ in range(self._step.accumulation):
+      next(self._iterator)
+    self._step.global_step.assign_add(1)
 
   def train(self, num_steps: tf.Tensor) -> dict[str, float]:
     """Runs steps.
@@ -45,22 +75,25 @@ class Trainer(orbit.AbstractTrainer):
 
     Returns: means of the step's metrics (finite ones), and "data_wait", seconds spent waiting for data.
 
-    Raises: UserError when a loss or the gradient was not finite; it names step and part. No step follows.
+    Raises: NonFinite when a loss or the gradient was not finite; it names step and part. No step follows.
     """
     if self._iterator is None:
       self._iterator = iter(self._dataset())
-    sums, waited, last = self._loop(self._iterator, num_steps)
+    done, sums, waited, last = self._loop(self._iterator, num_steps)
     last = last.numpy().tolist()
     if not np.isfinite(last[: self._must_be_finite]).all():
-      raise UserError(_non_finite(int(self._step.global_step.numpy()), dict(zip(self._step.metrics, last))))
-    means = dict(zip(self._step.metrics, (sums.numpy() / int(num_steps)).tolist()))
-    return {**means, "data_wait": float(waited)}
+      step = int(self._step.global_step.numpy())
+      raise NonFinite(step, _non_finite(step, dict(zip(self._step.metrics, last))))
+    means = dict(zip(self._step.metrics, (sums.numpy() / max(int(done), 1)).tolist()))
+    return {**means, "data_wait": max(float(waited), 0.0)}
 
-  def _run(self, iterator: Any, num_steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+  def _run(self, iterator: Any, num_steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
     zeros = tf.zeros([len(self._step.metrics)])
 
     def unfinished(done: tf.Tensor, sums: tf.Tensor, waited: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
-      return (done < num_steps) & tf.reduce_all(tf.math.is_finite(last[: self._must_be_finite]))
+      with tf.control_dependencies([last]):
+        stop = self._stop.read_value()
+      return (done < num_steps) & tf.reduce_all(tf.math.is_finite(last[: self._must_be_finite])) & ~stop
 
     def body(done: tf.Tensor, sums: tf.Tensor, waited: tf.Tensor, last: tf.Tensor):
       metrics, seconds = self._one_step(iterator, last)
@@ -68,8 +101,7 @@ class Trainer(orbit.AbstractTrainer):
       return done + 1, sums + finite, waited + seconds, metrics
 
     start = (0, zeros, tf.constant(0.0, tf.float64), zeros)
-    _, sums, waited, last = tf.while_loop(unfinished, body, start)
-    return sums, waited, last
+    return tf.while_loop(unfinished, body, start)
 
   def _one_step(self, iterator: Any, previous: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     if self._step.accumulation == 1:
@@ -125,7 +157,7 @@ def _timed_next(iterator: Any, after: tf.Tensor) -> tuple[Any, tf.Tensor]:
   with tf.control_dependencies([begin]):
     batch = next(iterator)
   with tf.device("/cpu:0"), tf.control_dependencies([tf.shape(tf.nest.flatten(batch, expand_composites=True)[0])]):
-    seconds = tf.timestamp() - begin
+    seconds = tf.maximum(tf.timestamp() - begin, 0)  # the clock may have been set back
   return batch, seconds
 
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import tensorflow as tf
 
 from spinenet_tf.compat import keras
+from spinenet_tf.data.unreadable import Unreadable
 from spinenet_tf.training.inputs import Inputs
 from spinenet_tf.training.run_directory import FORMAT
 from spinenet_tf.training.settings import Experiment, NetworkSettings
@@ -55,6 +56,7 @@ class Task(abc.ABC):
     uses: fields of `Experiment` that it reads, beside `train`.
     key_metric: of the evaluation; the checkpoint where it is highest is kept.
     headline: metrics of the line that an evaluation prints.
+    unreadable: records that training passed over, for each input pipeline of this process.
   """
 
   name: str
@@ -64,6 +66,7 @@ class Task(abc.ABC):
 
   def __init__(self, experiment: Experiment):
     self.experiment = experiment
+    self.unreadable: list[Unreadable] = []
 
   @property
   @abc.abstractmethod
@@ -93,9 +96,14 @@ class Task(abc.ABC):
   ) -> tf.distribute.DistributedDataset:
     """Returns endless batches for each replica, those that follow `start_step` steps."""
     settings, train = inputs.settings, self.experiment.train
+    share = settings.max_unreadable
+    # Hosts of a TPU slice run the pipeline without this process: they cannot tell it what they passed over.
+    counts = share > 0 and not isinstance(strategy, tf.distribute.TPUStrategy)
     consumed = start_step * train.accumulation * settings.batch_size
 
     def pipeline(context: tf.distribute.InputContext) -> tf.data.Dataset:
+      unreadable = Unreadable(share) if counts else None
+      self.unreadable += [unreadable] if unreadable else []
       dataset = self.training_data(
         inputs,
         batch_size=context.get_per_replica_batch_size(settings.batch_size),
@@ -104,6 +112,7 @@ class Task(abc.ABC):
         shuffle_buffer=settings.shuffle_buffer,
         cache=settings.cache,
         input_context=context,
+        unreadable=unreadable,
       )
       return dataset.prefetch(2)
 

@@ -1,0 +1,51 @@
+"""Files of checkpoints on disk: made durable, and what a killed process left of them removed."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+
+import tensorflow as tf
+
+_STEP = re.compile(r"step-(\d+)")
+UNREADABLE = "unreadable-"
+
+
+def step_of(path: str | os.PathLike) -> int:
+  """Returns the step in the name of a checkpoint's file, -1 when there is none."""
+  match = _STEP.match(os.path.basename(path))
+  return int(match[1]) if match else -1
+
+
+def to_disk(prefix: str) -> None:
+  """Waits until a checkpoint's files are on the disk and not in the kernel's memory only, so that a pulled plug keeps them."""
+  if "://" in prefix:
+    return
+  folder = pathlib.Path(prefix).parent
+  for path in (*folder.glob(pathlib.Path(prefix).name + ".*"), folder / "checkpoint", folder):
+    try:
+      handle = os.open(path, os.O_RDONLY)
+    except OSError:
+      continue
+    try:
+      os.fsync(handle)
+    finally:
+      os.close(handle)
+
+
+def clean(folder: str | os.PathLike, step: int) -> None:
+  """After a resumption at `step`, removes what interrupted saves left.
+
+  Newer checkpoints, which could not be read, are set aside as "unreadable-step-N...".
+  """
+  if "://" in os.fspath(folder):
+    return
+  for path in pathlib.Path(folder).glob("step-*"):
+    try:
+      if not re.fullmatch(r"step-\d+\.(index|data-\d{5}-of-\d{5})", path.name):
+        tf.io.gfile.rmtree(str(path)) if path.is_dir() else path.unlink()
+      elif step_of(path) > step:
+        os.replace(path, path.with_name(UNREADABLE + path.name))
+    except OSError:
+      continue
