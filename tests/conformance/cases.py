@@ -5,7 +5,7 @@ from typing import Any, Callable
 
 import tensorflow as tf
 
-from spinenet_tf.backbones.builder import Backbone, ScalePermutedBlock
+from spinenet_tf.backbones.builder import Backbone, ScalePermutedBlock, StemPool
 from spinenet_tf.backbones.fpn import TopDown
 from spinenet_tf.backbones.spec import Architecture, BlockSpec
 from spinenet_tf.compat import keras
@@ -32,6 +32,10 @@ STYLE = {
   "synchronized": True,
   "padding": "same",
   "folded": False,
+  "pooling": "single",
+  "pool_padding": "symmetric",
+  "endpoint_activation": False,
+  "squeeze": "relu",
 }
 FOLDED = STYLE | {"folded": True}
 ARCH = Architecture(
@@ -177,7 +181,8 @@ CASES = {
   "Block bottleneck": Case(
     Block, {"block": "bottleneck", "dropblock_keep": 0.9, "dropblock_size": 2, **BLOCK}, free_size=False
   ),
-  "SqueezeExcitation": Case(SqueezeExcitation, {"filters": 16, "squeeze_filters": 3}),
+  "SqueezeExcitation": Case(SqueezeExcitation, {"filters": 16, "squeeze_filters": 3, "squeeze": "relu"}),
+  "StemPool": Case(StemPool, {"style": STYLE}),
   "MBConv": Case(
     MBConv,
     {"input_filters": 16, "strides": 2, "dropblock_keep": 0.9, "dropblock_size": 2, **MBCONV},
@@ -248,7 +253,10 @@ CASES = {
     use=both_stages,
   ),
   "Classifier": Case(
-    Classifier, {"backbone": {"name": "toy", **BACKBONE}, "num_classes": 3}, (2, 32, 48, 3), free_size=False
+    Classifier,
+    {"backbone": {"name": "toy", **BACKBONE}, "num_classes": 3, "levels": [4]},
+    (2, 32, 48, 3),
+    free_size=False,
   ),
   "Classifier fpn": Case(
     Classifier,
