@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, Callable
 
 import numpy as np
@@ -45,7 +44,7 @@ class DetectionEvaluator(orbit.AbstractEvaluator):
   ):
     self._strategy, self._model, self._inputs, self._data = strategy, model, inputs, data
     self._pictures, self._masks = pictures, masks
-    self._detection = dataclasses.asdict(detection)
+    self._detection = detection.arguments()
     self._dataset: tf.distribute.DistributedDataset | None = None
     self._coco: CocoEvaluator | None = None
     self._detect = tf.function(self._detect_batch, autograph=False)

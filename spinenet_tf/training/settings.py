@@ -326,6 +326,13 @@ class DetectionSettings:
   max_detections: int = 100
   legacy_plus_one: bool = False
 
+  def arguments(self) -> dict[str, Any]:
+    """Returns keyword arguments of a model's `find`, as plain values; of `legacy_plus_one` only that it is on."""
+    values = dataclasses.asdict(self)
+    if not values["legacy_plus_one"]:
+      del values["legacy_plus_one"]
+    return values
+
 
 @dataclasses.dataclass(frozen=True)
 class RunSettings:

@@ -103,4 +103,4 @@ class RetinaNetTask(Task):
 
   def post_processing(self) -> dict[str, Any]:
     """Returns thresholds of the detections."""
-    return {"detection": dataclasses.asdict(self.experiment.detection)}
+    return {"detection": self.experiment.detection.arguments()}
