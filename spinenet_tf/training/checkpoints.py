@@ -63,6 +63,8 @@ class Checkpoints:
     self._step = global_step
     self._is_chief = worker.is_chief
     place = self._directory if worker.is_chief else self._directory / f".worker_{worker.index}"
+    for folder in (LATEST, BEST):
+      leftovers.mend_state(place / folder)
     self._latest = tf.train.CheckpointManager(self._all, str(place / LATEST), keep, checkpoint_name="step")
     self._best = tf.train.CheckpointManager(self._weights, str(place / BEST), 1, checkpoint_name="step")
     self._saved_step: int | None = None
@@ -199,8 +201,7 @@ def stored(folder: str | os.PathLike) -> list[str]:
   except (tf.errors.OpError, ValueError):
     state = None
   named = [os.path.join(folder, path) for path in reversed(state.all_model_checkpoint_paths)] if state else []
-  others = [path[: -len(".index")] for path in tf.io.gfile.glob(os.path.join(folder, "step-*.index"))]
-  others.sort(key=leftovers.step_of, reverse=True)
+  others = leftovers.on_disk(folder)
   if state and state.model_checkpoint_path:
     named.insert(0, os.path.join(folder, state.model_checkpoint_path))
   return [path for path in dict.fromkeys(named + others) if tf.io.gfile.exists(path + ".index")]

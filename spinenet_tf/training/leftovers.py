@@ -18,6 +18,27 @@ def step_of(path: str | os.PathLike) -> int:
   return int(match[1]) if match else -1
 
 
+def on_disk(folder: str | os.PathLike) -> list[str]:
+  """Returns the prefixes of the checkpoints in a folder, by falling step, whatever its state file says."""
+  found = [path[: -len(".index")] for path in tf.io.gfile.glob(os.path.join(folder, "step-*.index"))]
+  return sorted(found, key=step_of, reverse=True)
+
+
+def mend_state(folder: str | os.PathLike) -> None:
+  """Writes the state file of a folder anew where it is there and says nothing, as after a power cut."""
+  file = os.path.join(folder, "checkpoint")
+  if "://" in os.fspath(folder) or not os.path.exists(file):
+    return
+  try:
+    state = tf.train.get_checkpoint_state(os.fspath(folder))
+  except (tf.errors.OpError, ValueError):
+    state = None
+  if state is None:
+    os.remove(file)
+    if prefixes := on_disk(folder):
+      tf.train.update_checkpoint_state(os.fspath(folder), prefixes[0], prefixes[::-1])
+
+
 def to_disk(prefix: str) -> None:
   """Waits until a checkpoint's files are on the disk and not in the kernel's memory only, so that a pulled plug keeps them."""
   if "://" in prefix:

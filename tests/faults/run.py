@@ -34,7 +34,7 @@ def experiment(data, steps, options):
       eval_split="val" if options.get("evaluate") else None,
       max_unreadable=options.get("share", 0.01),
     ),
-    schedule=Schedule(learning_rate=0.01, learning_rate_batch=None, warmup=5, drops=("50%",), factors=(0.1,)),
+    schedule=Schedule(learning_rate=0.01, learning_rate_batch=None, warmup=1, drops=(10,), factors=(0.1,)),
     train=RunSettings(
       duration=steps,
       strategy="one_device",

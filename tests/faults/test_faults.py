@@ -114,7 +114,7 @@ def test_two_runs_on_one_folder(shapes, tmp_path):
   first.kill()
   first.communicate()
   steps = max(losses(run))
-  finish(start(shapes, run, steps + 1))  # the lock went with the process
+  finish(start(shapes, run, max(steps + 1, STEPS)))  # the lock went with the process
 
 
 def test_nan_in_a_gradient(shapes, whole, tmp_path):
@@ -154,10 +154,10 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(shapes, whole, tmp_pat
 def test_a_folder_that_cannot_be_written(shapes, tmp_path):
   target = tmp_path / "file"
   target.write_text("")
-  assert "cannot be written" in finish(start(shapes, target / "run", 2), 2)
+  assert "cannot be written" in finish(start(shapes, target / "run", STEPS), 2)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
 def test_a_read_only_folder(shapes, tmp_path):
   (tmp_path / "run").mkdir(mode=0o500)
-  assert "cannot be written" in finish(start(shapes, tmp_path / "run", 2), 2)
+  assert "cannot be written" in finish(start(shapes, tmp_path / "run", STEPS), 2)
