@@ -84,7 +84,7 @@ class Checkpoints:
     for path in stored(folder):
       try:
         self._restore(path)
-      except tf.errors.OpError as error:
+      except (tf.errors.OpError, IndexError) as error:  # the latter of a file that was cut off
         self.unreadable.append(f"{path} cannot be read ({_first_line(error)})")
         continue
       self._saved_step = int(self._step.numpy())

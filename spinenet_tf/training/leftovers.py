@@ -36,7 +36,7 @@ def mend_state(folder: str | os.PathLike) -> None:
   if state is None:
     os.remove(file)
     if prefixes := on_disk(folder):
-      tf.train.update_checkpoint_state(os.fspath(folder), prefixes[0], prefixes[::-1])
+      tf.compat.v1.train.update_checkpoint_state(os.fspath(folder), prefixes[0], prefixes[::-1])
 
 
 def to_disk(prefix: str) -> None:
