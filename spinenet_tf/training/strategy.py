@@ -137,6 +137,10 @@ def agree(strategy: tf.distribute.Strategy, wish: bool) -> bool:
 @functools.lru_cache(maxsize=1)
 def _adder(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], tf.Tensor]:
   def replica(value: tf.Tensor) -> tf.Tensor:
-    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)
+    placed = tf.identity(value)  # on the replica's device; the sum goes where its parts are
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, placed)
 
-  return tf.function(lambda mine: first_value(strategy, strategy.run(replica, args=(mine,))))
+  def everywhere(mine: tf.Tensor) -> tf.Tensor:
+    return first_value(strategy, strategy.run(replica, args=(mine,)))
+
+  return tf.function(everywhere, autograph=False)
