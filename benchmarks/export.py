@@ -27,6 +27,7 @@ from PIL import Image
 
 from benchmarks import model_garden
 from spinenet_tf.models.naming import named_variables, variable_tree
+from spinenet_tf.models.network import Network
 from spinenet_tf.models.retinanet import RetinaNet, build_retinanet
 from spinenet_tf.serving.saved_model import export
 
@@ -35,16 +36,18 @@ WARM_UP = 3
 SIGNATURES = {"image_tensor": "serving_default", "image_bytes": "image_bytes"}
 
 
-def write_run(model: RetinaNet, size: int, folder: pathlib.Path) -> pathlib.Path:
-  """Writes a run directory of a model as it stands."""
-  arguments = {"num_classes": CLASSES, "input_size": [size, size], "padding": "same"}
+def write_run(
+  model: Network, size: int, folder: pathlib.Path, task: str = "retinanet", settings: dict | None = None, **arguments
+) -> pathlib.Path:
+  """Writes a run directory of a model as it stands; `arguments` are those of its builder that are not the defaults."""
+  arguments = {"num_classes": CLASSES, "input_size": [size, size], **arguments}
   about = {
     "format": 1,
-    "task": "retinanet",
+    "task": task,
     "architecture": model.architecture.to_dict(),
     "model": arguments,
     "categories": [{"id": i, "name": f"class {i}"} for i in range(CLASSES)],
-    "detection": {},
+    "classification" if task == "classification" else "detection": settings or {},
   }
   folder.mkdir(parents=True)
   (folder / "model.json").write_text(json.dumps(about))
@@ -122,7 +125,9 @@ def main() -> None:
       folder = pathlib.Path(temporary) / str(share)
       bias.assign(tf.fill(bias.shape, value))
       model_garden.copy_weights(variables, peer, ours)
-      places = {"ours": export(write_run(ours, size, folder / "run"), folder / "ours", target="cpu").path}
+      places = {
+        "ours": export(write_run(ours, size, folder / "run", padding="same"), folder / "ours", target="cpu").path
+      }
       places["Model Garden"] = export_peer(task, peer, size, folder / "peer")
       loaded = {side: tf.saved_model.load(str(place)) for side, place in places.items()}
       for signature, image in inputs.items():

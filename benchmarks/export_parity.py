@@ -11,7 +11,6 @@ go through the SavedModel at once and one by one.
 from __future__ import annotations
 
 import argparse
-import json
 import pathlib
 import tempfile
 
@@ -19,11 +18,11 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks import model_garden
-from benchmarks.export import CLASSES, class_bias
+from benchmarks.export import CLASSES, class_bias, write_run
 from spinenet_tf.compat import forgotten
 from spinenet_tf.models.classifier import build_classifier
 from spinenet_tf.models.mask_rcnn import build_mask_rcnn
-from spinenet_tf.models.naming import named_variables, variable_tree
+from spinenet_tf.models.naming import named_variables
 from spinenet_tf.models.retinanet import build_retinanet
 from spinenet_tf.serving import onnx, saved_model, tflite
 from spinenet_tf.serving.image_files import find_images
@@ -32,7 +31,7 @@ BUILD = {"retinanet": build_retinanet, "mask_rcnn": build_mask_rcnn, "classifica
 SHARE = 0.001  # of (anchor, class) pairs that score above 0.05
 
 
-def write_run(task: str, network: str, size: int, folder: pathlib.Path) -> pathlib.Path:
+def random_run(task: str, network: str, size: int, folder: pathlib.Path) -> pathlib.Path:
   """Writes a run of a model with random weights, which finds something in any picture."""
   model = BUILD[task](network, CLASSES, (size, size))
   variables = named_variables(model)
@@ -41,19 +40,8 @@ def write_run(task: str, network: str, size: int, folder: pathlib.Path) -> pathl
     bias = variables["class_tower/predict/bias"]
     bias.assign(tf.zeros_like(bias))
     bias.assign(tf.fill(bias.shape, class_bias(model, SHARE, size)))
-  about = {
-    "format": 1,
-    "task": task,
-    "architecture": model.architecture.to_dict(),
-    "model": {"num_classes": CLASSES, "input_size": [size, size]},
-    "categories": [{"id": i, "name": f"class {i}"} for i in range(CLASSES)],
-    **({"classification": {"crop": 0.875}} if task == "classification" else {"detection": {}}),
-  }
-  folder.mkdir(parents=True)
-  (folder / "model.json").write_text(json.dumps(about))
-  checkpoint = tf.train.Checkpoint(model=variable_tree(model), global_step=tf.Variable(1, dtype=tf.int64))
-  tf.train.CheckpointManager(checkpoint, str(folder / "checkpoints"), 1, checkpoint_name="step").save(1)
-  return folder
+  settings = {"crop": 0.875} if task == "classification" else {}
+  return write_run(model, size, folder, task, settings)
 
 
 def batch_difference(folder: pathlib.Path, files: list[pathlib.Path]) -> dict[str, float]:
@@ -86,7 +74,7 @@ def main() -> None:
     place = pathlib.Path(temporary)
     for task in args.tasks.split(","):
       with forgotten():
-        run = write_run(task, "spinenet49", 224 if task == "classification" else 640, place / task)
+        run = random_run(task, "spinenet49", 224 if task == "classification" else 640, place / task)
         if "saved_model" in formats:
           result = saved_model.export(run, place / f"{task}_saved", **options)
           print(f"{task}: {result}", flush=True)
@@ -95,7 +83,7 @@ def main() -> None:
           print(f"{task}: {onnx.export(run, place / f'{task}_onnx', **options)}", flush=True)
       if "tflite" in formats and task != "mask_rcnn":
         with forgotten():
-          run = write_run(task, "spinenet49xs_mobile", 256, place / f"{task}_mobile")
+          run = random_run(task, "spinenet49xs_mobile", 256, place / f"{task}_mobile")
           result = tflite.export(run, place / f"{task}_tflite", least={"int8": 0.0}, **options)
           print(f"{task}: {result}", flush=True)
 

@@ -125,7 +125,8 @@ def _training_stream(files, seed, start_example, shuffle_buffer, cache, pipeline
   def share(dataset: tf.data.Dataset) -> tf.data.Dataset:
     return dataset.shard(pipelines, index) if by_record else dataset
 
-  sizes = _sizes(files) if lenient else None
+  counts = shards.count(files) if lenient or not cache else []
+  sizes = _sizes(files, counts) if lenient else None
   if cache:
     kept = list(share(_read(files, sizes=sizes)).as_numpy_iterator())
     if not kept:
@@ -133,7 +134,7 @@ def _training_stream(files, seed, start_example, shuffle_buffer, cache, pipeline
     names, contents = (tf.constant(column) for column in zip(*kept))
     examples = len(kept)
   else:
-    examples = -(-(sum(shards.count(files)) - (index if by_record else 0)) // (pipelines if by_record else 1))
+    examples = -(-(sum(counts) - (index if by_record else 0)) // (pipelines if by_record else 1))
     if examples < 1:
       raise UserError(f"no records in {files[0]} and {len(files) - 1} other files for pipeline {index} of {pipelines}")
 
@@ -170,9 +171,9 @@ def _evaluation_stream(files, pipelines, index) -> tuple[tf.data.Dataset, int]:
   return stream.map(lambda number, pair: (number, *pair)), examples
 
 
-def _sizes(files: Sequence[str]) -> tf.lookup.StaticHashTable:
+def _sizes(files: Sequence[str], counts: Sequence[int]) -> tf.lookup.StaticHashTable:
   """File -> its number of records."""
-  pairs = tf.lookup.KeyValueTensorInitializer(list(files), shards.count(files), tf.string, tf.int64)
+  pairs = tf.lookup.KeyValueTensorInitializer(list(files), list(counts), tf.string, tf.int64)
   return tf.lookup.StaticHashTable(pairs, default_value=0)
 
 

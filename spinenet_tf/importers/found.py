@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,14 @@ class Found:
         self.skipped[self.origin[name]] = "bias before a batch norm: folded into its moving mean"
         del self.weights[name], self.origin[name]
 
+  def lay_out_mask_head(self) -> None:
+    """Brings the mask head's last two kernels from the layout of Keras' convolutions into ours, where there are any."""
+    kernel = self.weights.get("mask_head/double/kernel")
+    if kernel is not None:  # row, column, output, input
+      self.weights["mask_head/double/kernel"] = kernel.transpose(3, 0, 1, 2)
+    if (kernel := self.weights.get("mask_head/predict/kernel")) is not None:  # a 1x1 convolution
+      self.weights["mask_head/predict/kernel"] = kernel[0, 0]
+
 
 def renamed(name: str, rules: Iterable[tuple[str, str]], **values: Any) -> str | None:
   """Returns a name by the first rule whose pattern matches it whole, None when none does.
@@ -82,8 +90,3 @@ def renamed(name: str, rules: Iterable[tuple[str, str]], **values: Any) -> str |
 
     return re.sub(r"\{(\w+)(?:\+(\d+))?\}", value, template)
   return None
-
-
-def without_background(weights: Mapping[str, np.ndarray], name: str, width: int) -> np.ndarray:
-  """Returns a prediction's array without its first `width` outputs, those of background."""
-  return weights[name][..., width:]

@@ -93,7 +93,7 @@ def read(prefix: str, wiring: Architecture | None = None, average: bool = False)
       f"{prefix} has no object graph, so it is no TF2 checkpoint of Model Garden; a TF1 one is read with "
       "--source=tpu_detection"
     )
-  places, found = names(keys, _full_names(tensors.get(GRAPH)), prefix, wiring)
+  places, found = names(keys, full_names(tensors.get(GRAPH)), prefix, wiring)
   for key, why in found.skipped.items():
     if average and why.startswith("moving average"):
       weight = key.split("/.OPTIMIZER_SLOT/")[0]
@@ -108,11 +108,7 @@ def read(prefix: str, wiring: Architecture | None = None, average: bool = False)
     raise UserError(f"--average was given, and {prefix} holds no moving averages of weights; leave it out")
   for key, name in places.items():
     found.add(name, tensors.get(key + SUFFIX), key)
-  kernel = found.weights.get("mask_head/double/kernel")
-  if kernel is not None:  # row, column, output, input
-    found.weights["mask_head/double/kernel"] = kernel.transpose(3, 0, 1, 2)
-  if (kernel := found.weights.get("mask_head/predict/kernel")) is not None:  # a 1x1 convolution
-    found.weights["mask_head/predict/kernel"] = kernel[0, 0]
+  found.lay_out_mask_head()
   return found
 
 
@@ -180,7 +176,11 @@ def _without_root(key: str) -> str:
   return key.removeprefix("model/")
 
 
-def _full_names(serialized: bytes) -> dict[str, str]:
+def full_names(serialized: bytes) -> dict[str, str]:
+  """Returns key -> name of the variable, without the keys' suffix, of a serialised object graph.
+
+  Raises: UserError when it cannot be parsed.
+  """
   graph = trackable_object_graph_pb2.TrackableObjectGraph()
   try:
     graph.ParseFromString(serialized)

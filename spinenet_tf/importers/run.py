@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import hashlib
-import json
 import os
 import pathlib
 import shutil
@@ -22,6 +21,7 @@ from spinenet_tf.importers.assemble import Assembled, Choices, assemble
 from spinenet_tf.importers.found import Found
 from spinenet_tf.models.naming import named_variables, variable_tree
 from spinenet_tf.training.run_directory import RunDirectory, environment
+from spinenet_tf.training.settings import DIALECT
 
 PROVENANCE = "provenance.json"
 SOURCES: dict[str, Callable[..., Found]] = {
@@ -130,18 +130,9 @@ def load(
   if assembled.inferred.task == "backbone":
     from spinenet_tf.backbones.builder import build_backbone
 
-    m = network
-    model = build_backbone(
-      m.find_architecture(),
-      m.size,
-      activation=m.activation,
-      norm_epsilon=m.norm_epsilon,
-      padding=m.padding,
-      pooling=m.pooling,
-      pool_padding=m.pool_padding,
-      endpoint_activation=m.endpoint_activation,
-      squeeze=m.squeeze,
-    )
+    same = ("activation", "norm_epsilon", "padding", *DIALECT)
+    options = {name: getattr(network, name) for name in same}
+    model = build_backbone(network.find_architecture(), network.size, **options)
   account = _assign(model, found)
   if account.missing or account.wrong_shape:
     raise UserError(
@@ -254,12 +245,6 @@ def _sha256(path: str) -> str:
     for chunk in iter(lambda: file.read(1 << 20), b""):
       digest.update(chunk)
   return digest.hexdigest()
-
-
-def read_provenance(folder: str | os.PathLike) -> dict | None:
-  """Returns where the weights of a run directory come from, None when it was trained here."""
-  path = pathlib.Path(folder) / PROVENANCE
-  return json.loads(path.read_text()) if path.is_file() else None
 
 
 def _some(names: list[str]) -> str:

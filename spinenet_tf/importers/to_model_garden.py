@@ -106,7 +106,7 @@ def write(weights: dict[str, np.ndarray], made: keras.Model, prefix: str) -> Non
     tensors = tensorflow_files.read(fresh)
     content = {key: tensors.get(key) for key in tensors.shapes}
     keys = [key[: -len(model_garden.SUFFIX)] for key in content if key.endswith(model_garden.SUFFIX)]
-    places, _ = model_garden.names(keys, model_garden._full_names(content[model_garden.GRAPH]), "the new model")
+    places, _ = model_garden.names(keys, model_garden.full_names(content[model_garden.GRAPH]), "the new model")
   left = set(weights)
   for key, name in places.items():
     old = content[key + model_garden.SUFFIX]

@@ -87,11 +87,7 @@ def read(prefix: str, wiring: Architecture | None = None) -> Found:
       found.add(places[key], tensors.get(key), key)
     else:
       found.skipped.setdefault(key, "not part of any network that is known here")
-  kernel = found.weights.get("mask_head/double/kernel")
-  if kernel is not None:  # row, column, output, input
-    found.weights["mask_head/double/kernel"] = kernel.transpose(3, 0, 1, 2)
-  if (kernel := found.weights.get("mask_head/predict/kernel")) is not None:  # a 1x1 convolution
-    found.weights["mask_head/predict/kernel"] = kernel[0, 0]
+  found.lay_out_mask_head()
   return found
 
 

@@ -36,12 +36,11 @@ def block_repeats(arch: Architecture, kind: str, repeats: int) -> list[str]:
   ]
 
 
-def block_roles(kind: str, shortcut: bool = False) -> list[str]:
+def block_roles(kind: str) -> list[str]:
   """Returns the units of one block with a batch norm each."""
   if kind == "mbconv":
     return ["expand", "depthwise", "project"]
-  convs = [f"conv{j + 1}" for j in range(len(kernel_sizes(kind)))]
-  return ["shortcut", *convs] if shortcut else convs
+  return [f"conv{j + 1}" for j in range(len(kernel_sizes(kind)))]
 
 
 def endpoints(arch: Architecture) -> list[str]:

@@ -196,10 +196,7 @@ def stored(folder: str | os.PathLike) -> list[str]:
   Those that the state file names come first, the newest before the others, then those that it does not name. Checkpoints whose
   files are gone are left out; the state file may be missing or cut off.
   """
-  try:
-    state = tf.train.get_checkpoint_state(os.fspath(folder))
-  except (tf.errors.OpError, ValueError):
-    state = None
+  state = leftovers.state_of(folder)
   named = [os.path.join(folder, path) for path in reversed(state.all_model_checkpoint_paths)] if state else []
   others = leftovers.on_disk(folder)
   if state and state.model_checkpoint_path:

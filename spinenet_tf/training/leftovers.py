@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import re
+from typing import Any
 
 import tensorflow as tf
 
@@ -24,16 +25,20 @@ def on_disk(folder: str | os.PathLike) -> list[str]:
   return sorted(found, key=step_of, reverse=True)
 
 
+def state_of(folder: str | os.PathLike) -> Any:
+  """Returns what a folder's state file says, None where there is none or it says nothing."""
+  try:
+    return tf.train.get_checkpoint_state(os.fspath(folder))
+  except (tf.errors.OpError, ValueError):
+    return None
+
+
 def mend_state(folder: str | os.PathLike) -> None:
   """Writes the state file of a folder anew where it is there and says nothing, as after a power cut."""
   file = os.path.join(folder, "checkpoint")
   if "://" in os.fspath(folder) or not os.path.exists(file):
     return
-  try:
-    state = tf.train.get_checkpoint_state(os.fspath(folder))
-  except (tf.errors.OpError, ValueError):
-    state = None
-  if state is None:
+  if state_of(folder) is None:
     os.remove(file)
     if prefixes := on_disk(folder):
       tf.compat.v1.train.update_checkpoint_state(os.fspath(folder), prefixes[0], prefixes[::-1])
