@@ -11,7 +11,7 @@ from spinenet_tf.evaluation.official import Found, score
 from spinenet_tf.serving.detector import Detections
 
 CERTAIN = 0.3  # answers of this score or more are ground truth
-FALLBACK = 5  # and where no picture has any, so many of the best of each
+FALLBACK = (3, 12)  # and where no picture has any, so many of the best of each, cut where scores drop the most
 
 
 def agreement(
@@ -30,9 +30,10 @@ def agreement(
   certain = [one.scores >= CERTAIN for one in expected]
   scores = [one.scores.astype(np.float64) for one in found]
   if not any(keep.any() for keep in certain):
-    certain = [np.arange(len(one)) < FALLBACK for one in expected]
-    # By rank: the sixth of one picture may have a higher score than the first of another, however well all agree.
-    scores = [1 / (1 + np.arange(len(one))) for one in found]
+    best = [_clear_best(one.scores) for one in expected]
+    certain = [np.arange(len(one)) < count for one, count in zip(expected, best)]
+    # By rank: the next of one picture may have a higher score than the first of another, however well all agree.
+    scores = [1 / (1 + np.arange(len(one)) / max(count, 1)) for one, count in zip(found, best)]
   records = [
     {
       "source_id": i,
@@ -55,3 +56,11 @@ def agreement(
   )
   metrics, _ = score(truth, answers)
   return {**{key: metrics[key] for key in ("AP", "AP50", "AP75")}, "objects": int(sum(keep.sum() for keep in certain))}
+
+
+def _clear_best(scores: np.ndarray) -> int:
+  """Returns how many of falling scores stand out: those behind the cut are lower by more than a rounding."""
+  least, most = (min(count, len(scores)) for count in FALLBACK)
+  if most <= least:
+    return most
+  return least + int(np.argmax(scores[least - 1 : most - 1] - scores[least:most]))

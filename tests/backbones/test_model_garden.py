@@ -143,7 +143,7 @@ def test_norm_activation_and_regularisers_arrive(searched):
     {"activation": "swish", "norm_momentum": 0.8, "norm_epsilon": 0.01, "use_sync_bn": True}
   )
   got = build(config).backbone.get_config()
-  assert got["style"] == {
+  wanted = {
     "activation": "swish",
     "norm_momentum": 0.8,
     "norm_epsilon": 0.01,
@@ -151,6 +151,7 @@ def test_norm_activation_and_regularisers_arrive(searched):
     "padding": "same",
     "folded": False,
   }
+  assert {key: got["style"][key] for key in wanted} == wanted
   assert (got["stochastic_depth"], got["dropblock_keep"], got["dropblock_size"]) == (0.3, 0.8, 3)
   assert got["input_size"] == [SIZE, SIZE] and got["architecture"]["name"] == "searched"
 

@@ -35,8 +35,10 @@ def photos(tmp_path_factory):
 def exported(tiny_runs, photos, tmp_path_factory):
   """A mobile RetinaNet: (result of the export, its module)."""
   run = tiny_runs("retinanet", mobile=True)
-  # Random weights: all that can be asked of whole numbers is that they compute something like it.
-  result = export(run, tmp_path_factory.mktemp("tflite") / "out", images=[photos], count=3, least={"int8": 0.0})
+  # Random weights: all that can be asked of whole numbers is that they compute something like it, and scores that are
+  # equal but for rounding let different boxes survive the suppression.
+  least = {"int8": 0.0, "float16": 0.7, "float32": 0.8}
+  result = export(run, tmp_path_factory.mktemp("tflite") / "out", images=[photos], count=3, least=least)
   return result, ServingModule.of(load(run), target="gpu")
 
 
@@ -147,7 +149,8 @@ def test_what_the_folder_says(exported):
   result, _ = exported
   info = json.loads((result.path / "export_info.json").read_text())
   assert info["task"] == "retinanet" and info["labels"] == [[2, "cat"], [9, "dog"]]
-  assert info["files"]["float32_raw.tflite"]["verification"]["agreement"]["AP"] >= 0.95
+  verification = info["files"]["float32_raw.tflite"]["verification"]
+  assert verification["agreement"]["AP"] >= 0.8 and max(verification["largest"].values()) < 1e-4
   assert (result.path / "labels.txt").read_text() == "2\tcat\n9\tdog\n"
 
 
@@ -171,6 +174,7 @@ def test_agreement_below_the_least_is_an_error():
     low.passed_or_raise("int8_nms.tflite")
   assert not Check("", {"AP": 1.0}, 0.5, {"raw_boxes": float("nan")}, 1e-3).passed
   assert Check("", {"AP": float("nan")}, 0.5, {"raw_boxes": 1e-4}, 1e-3).passed
+  assert Check("", {"AP": 0.3}, 0.5, {"raw_boxes": 1e-4}, 1e-3).passed  # the numbers decide where there are any
 
 
 def test_refused(tiny_runs, photos, tmp_path):
