@@ -11,7 +11,6 @@ from spinenet_tf.layers.convolution import Convolution
 from spinenet_tf.layers.style import ConvStyle
 from spinenet_tf.ops import winograd_crops
 
-PARTS = 3  # of the regions in inference, see `winograd_crops.conv2d`
 WIDEST = 8  # pixels of crops in inference: direct sums are as fast for the few larger ones that masks are made of
 
 
@@ -54,11 +53,10 @@ class RegionConvolutions(keras.layers.Layer):
 
   def _features(self, crops: tf.Tensor, training: bool | None) -> tf.Tensor:
     """Returns what comes out of the units, float[N, H, W, filters]."""
-    if not all(unit.built and winograd_crops.pays(crops, unit.kernel) for unit in self.tower):
+    few = not training and None not in crops.shape[1:3] and max(crops.shape[1:3]) > WIDEST
+    if few or not all(unit.built and winograd_crops.pays(crops, unit.kernel) for unit in self.tower):
       return self._units(crops, self.tower, training)
-    if not training and max(crops.shape[1:3]) > WIDEST:
-      return self._units(crops, self.tower, training)
-    convolutions = [_behind_each_other(unit, 1 if training else PARTS) for unit in self.tower]
+    convolutions = [_behind_each_other(unit) for unit in self.tower]
     features = self._units(tf.transpose(crops, [1, 2, 0, 3]), convolutions, training)
     return tf.transpose(features, [2, 0, 1, 3])
 
@@ -74,11 +72,32 @@ class RegionConvolutions(keras.layers.Layer):
     return super().get_config() | {"convs": self.convs, "filters": self.filters, "style": self.style.to_dict()}
 
 
-def _behind_each_other(convolution: Convolution, parts: int) -> Callable[[tf.Tensor], tf.Tensor]:
+def in_parts(function: Callable[..., tf.Tensor | tuple[tf.Tensor, ...]], *regions: tf.Tensor, parts: int):
+  """Calls a function with one part of the regions after the other, which takes less memory.
+
+  Args:
+    function: of tensors of B x N regions each, whose results do not depend on other regions.
+    *regions: its arguments, the first axes are B, N.
+    parts: how many parts, 1 for all at once.
+
+  Returns: what the function returns for all regions.
+  """
+  count = regions[0].shape[1] or tf.shape(regions[0])[1]
+  if parts == 1 or (isinstance(count, int) and count < parts):
+    return function(*regions)
+  done: list = []
+  for i in range(parts):
+    with tf.control_dependencies(tf.nest.flatten(done[-1:])):
+      part = [x[:, count * i // parts : count * (i + 1) // parts] for x in regions]
+    done.append(function(*part))
+  return tf.nest.map_structure(lambda *results: tf.concat(results, 1), *done)
+
+
+def _behind_each_other(convolution: Convolution) -> Callable[[tf.Tensor], tf.Tensor]:
   """Returns the convolution for float32[H, W, N, C]; norms and activations do not mind the order of the first axes."""
 
   def call(crops: tf.Tensor) -> tf.Tensor:
-    features = winograd_crops.conv2d(crops, convolution.kernel, parts)
+    features = winograd_crops.conv2d(crops, convolution.kernel)
     return features + convolution.bias if convolution.use_bias else features
 
   return call

@@ -52,14 +52,12 @@ def pays(features: tf.Tensor, kernel: tf.Tensor) -> bool:
   return None not in (height, width) and max(height, width) <= WIDEST and min(kernel.shape[2:]) >= 128
 
 
-def conv2d(features: tf.Tensor, kernel: tf.Tensor, parts: int = 1) -> tf.Tensor:
+def conv2d(features: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
   """Returns the convolution of stride 1, with zeros beyond the edges; gradients likewise.
 
   Args:
     features: float32[H, W, N, C]; H, W and C are known.
     kernel: float32[3, 3, C, K].
-    parts: of the maps, computed one after the other: all transformed at once take three times their memory, and 1000 of 7 x 7
-      and 256 channels nearly twice the time of three parts. Gradients are computed at once.
 
   Returns: float32[H, W, N, K], as `tf.nn.conv2d` of the turned maps up to rounding, 1e-5 of the largest value.
   """
@@ -74,27 +72,16 @@ def conv2d(features: tf.Tensor, kernel: tf.Tensor, parts: int = 1) -> tf.Tensor:
       with tf.control_dependencies([inputs]):
         return inputs, _kernel_gradient(tf.identity(features), upstream)
 
-    return _convolve(features, kernel, parts), gradient
+    return _convolve(features, kernel), gradient
 
   return convolve(tf.convert_to_tensor(features), tf.convert_to_tensor(kernel))
 
 
-def _convolve(features: tf.Tensor, kernel: tf.Tensor, parts: int = 1) -> tf.Tensor:
-  points: dict[int, tf.Tensor] = {}  # of the kernel, the same for all pieces of as many rows
-  if parts == 1:
-    return _convolve_part(features, kernel, points)
-  count, results = tf.shape(features)[2], []
-  for i in range(parts):
-    with tf.control_dependencies(results[-1:]):
-      part = features[:, :, count * i // parts : count * (i + 1) // parts]
-    results.append(_convolve_part(part, kernel, points))
-  return tf.concat(results, 2)
-
-
-def _convolve_part(features: tf.Tensor, kernel: tf.Tensor, points: dict[int, tf.Tensor]) -> tf.Tensor:
+def _convolve(features: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
   height, width = features.shape[:2]
   channels, filters = kernel.shape[2:]
   columns = _axis(width)[1]
+  points: dict[int, tf.Tensor] = {}  # of the kernel, the same for all pieces of as many rows
   results: list[tf.Tensor] = []
   for top, rows in _rows(height):
     if rows not in points:

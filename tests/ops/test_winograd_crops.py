@@ -111,12 +111,3 @@ def test_heads_are_the_same_with_it(kind, side, folded):
     found.append([*outputs, *tape.gradient(total, head.trainable_variables)])
   for actual, expected in zip(*found):
     _close(actual.numpy(), expected.numpy(), 2e-3)
-
-
-@pytest.mark.parametrize("count", [0, 1, 2, 7])
-def test_in_parts(count):
-  features, kernel = _draw(7, 7, count, 4), _draw(3, 3, 4, 4, seed=1)
-  found = winograd_crops.conv2d(features, kernel, parts=3)
-  assert found.shape == features.shape
-  if count:
-    _close(found.numpy(), winograd_crops.conv2d(features, kernel).numpy())
