@@ -1,7 +1,7 @@
 """Exported models beside the Keras models that they were made of, on photos, with random but fixed weights.
 
   python -m benchmarks.export_parity --images=photos [--count=20] [--tasks=retinanet,mask_rcnn,classification]
-    [--formats=saved_model,onnx,tflite]
+    [--formats=saved_model,onnx,tflite] [--flavours=images,nms,raw]
 
 SpineNet-49 at 640 pixels (224 of a classifier) with 91 classes becomes a SavedModel and ONNX files, the mobile 49XS at
 256 pixels TFLite files; each export compares every picture with the run and fails outside of its tolerance. Then eight photos
@@ -73,6 +73,7 @@ def main() -> None:
   parser.add_argument("--count", type=int, default=20)
   parser.add_argument("--tasks", default=",".join(BUILD))
   parser.add_argument("--formats", default="saved_model,onnx,tflite")
+  parser.add_argument("--flavours", type=lambda text: text.split(","), help="of ONNX files; all when left out")
   args = parser.parse_args()
   formats, options = args.formats.split(","), {"images": [args.images], "count": args.count}
   files = find_images([args.images], pathlib.Path("/dev/null"))[:8]
@@ -86,7 +87,8 @@ def main() -> None:
           print(f"{task}: {result}", flush=True)
           print(f"{len(files)} at once and alone: {batch_difference(result.path, files)}", flush=True)
         if "onnx" in formats:
-          print(f"{task}: {onnx.export(run, place / f'{task}_onnx', **options)}", flush=True)
+          result = onnx.export(run, place / f"{task}_onnx", flavours=args.flavours, **options)
+          print(f"{task}: {result}", flush=True)
       if "tflite" in formats and task != "mask_rcnn":
         with forgotten():
           run = random_run(task, "spinenet49xs_mobile", 256, place / f"{task}_mobile")

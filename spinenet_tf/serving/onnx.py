@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import json
 import logging
 import os
@@ -175,6 +176,7 @@ def convert(function: Callable[[tf.Tensor], Outputs], spec: tf.TensorSpec) -> An
 
     traced = tf.function(function, autograph=False)
     model, _ = tf2onnx.convert.from_function(traced, input_signature=[spec], opset=OPSET, custom_op_handlers=handlers())
+  gc.collect()  # tf2onnx's graph refers to itself, and holds a copy of all weights from each of its passes: gigabytes
   return model
 
 

@@ -91,8 +91,11 @@ class Verification:
 
 
 def worst(results: Iterable[Verification]) -> Verification:
-  """Returns the one that comes nearest to its tolerance, or lies farthest outside of it."""
-  return max(results, key=lambda r: (r.missing, max(v / r.tolerance[k] for k, v in r.largest.items())))
+  """Returns the largest differences of all, and the most answers that one of them compared."""
+  results = list(results)
+  largest = {name: float(np.max([r.largest[name] for r in results])) for name in results[0].largest}  # NaN stays
+  compared, missing = (max(getattr(r, name) for r in results) for name in ("compared", "missing"))
+  return dataclasses.replace(results[0], compared=compared, missing=missing, largest=largest)
 
 
 def pictures(paths: Sequence[str | os.PathLike] = (), count: int = 8) -> Pictures:

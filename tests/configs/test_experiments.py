@@ -192,7 +192,10 @@ def narrow(arch):
   return dataclasses.replace(arch, stem=stem, **changes)
 
 
-STEPPED: dict[str, float] = {}  # total loss of what is traced differently, by all that tells it from the others
+STEPPED: dict[str, float] = {}  # total loss of what is computed differently, by all that tells it from the others
+TRACED: set[str] = (
+  set()
+)  # tasks of which a step was traced; a graph takes five times as long as the same operations run once
 
 
 def shrunk(made):
@@ -208,7 +211,7 @@ def shrunk(made):
   return dataclasses.replace(made, **{part: settings})
 
 
-def traced(made):
+def operations(made):
   """What decides which operations a step has. Rates, drop times and jitter are values that other tests look at."""
   network = made.classifier if made.train.task == "classification" else made.model
   network = dataclasses.replace(network, stochastic_depth=network.stochastic_depth > 0)
@@ -220,10 +223,16 @@ def first_loss(made, folder):
   ready = setups.build(made, folder)
   configs.check_unused()
   trainer = Trainer(ready.strategy, ready.step, lambda: ready.task.train_on(ready.strategy, ready.inputs, 0))
-  return trainer.train(tf.constant(1))["total"]
+  tf.config.run_functions_eagerly(made.train.task in TRACED)
+  TRACED.add(made.train.task)
+  try:
+    return trainer.train(tf.constant(1))["total"]
+  finally:
+    tf.config.run_functions_eagerly(False)
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly`")  # said of tf.data
 @pytest.mark.parametrize("name", LEAVES)
 def test_a_step_at_small_size(name, shapes, photos, tmp_path):
   configs.parse([name])
@@ -231,7 +240,7 @@ def test_a_step_at_small_size(name, shapes, photos, tmp_path):
   overlay, data = ("tiny_cpu_classification", photos) if is_classifier else ("tiny_cpu", shapes)
   configs.parse([name, f"overlays/{overlay}.gin"], [f"DATA_DIR='{data}'"])
   made = shrunk(configs.experiment())
-  key = traced(made)
+  key = operations(made)
   if key not in STEPPED:
     with forgotten():
       STEPPED[key] = first_loss(made, tmp_path / "run")
