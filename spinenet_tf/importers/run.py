@@ -169,7 +169,7 @@ def save(imported: Imported, source: str, checkpoint: str | os.PathLike, output:
   temporary = target.with_name(f".{target.name}.incomplete")
   shutil.rmtree(temporary, ignore_errors=True)
   try:
-    _write(imported, source, checkpoint, temporary, target)
+    _write(imported, source, checkpoint, temporary)
     if target.is_dir():
       target.rmdir()
     os.replace(temporary, target)
@@ -185,7 +185,7 @@ def check_output(target: pathlib.Path) -> None:
     raise UserError(f"--output={target} exists and is not empty; give a folder that is not there")
 
 
-def _write(imported: Imported, source: str, checkpoint: str | os.PathLike, folder: pathlib.Path, target: pathlib.Path):
+def _write(imported: Imported, source: str, checkpoint: str | os.PathLike, folder: pathlib.Path) -> None:
   assembled = imported.assembled
   run = RunDirectory(folder)
   run.prepare()
@@ -193,7 +193,7 @@ def _write(imported: Imported, source: str, checkpoint: str | os.PathLike, folde
   if assembled.inferred.task == "backbone":
     description["task"] = "backbone"
   run.write_json("model.json", description)
-  run.write("config.gin", _gin(assembled, target))
+  run.write("config.gin", _gin(assembled))
   run.write_json("environment.json", environment())
   saved = tf.train.Checkpoint(model=variable_tree(imported.model), global_step=tf.Variable(0, dtype=tf.int64))
   saved.write(str(folder / "best" / "step-0"))
@@ -211,15 +211,14 @@ def _write(imported: Imported, source: str, checkpoint: str | os.PathLike, folde
   run.write_json(PROVENANCE, provenance)
 
 
-def _gin(assembled: Assembled, folder: pathlib.Path) -> str:
+def _gin(assembled: Assembled) -> str:
   """Returns an experiment with the model's options, for evaluation and for fine-tuning."""
   experiment = assembled.experiment
   lines = [
-    "# Weights from elsewhere, see provenance.json. For evaluation, and to start a training from: include it, or give it",
-    "# first, with another model_dir.",
+    "# Weights from elsewhere, see provenance.json. For evaluation, and for the options of a training from these weights:",
+    "# give this file first, and this folder as train.initial_checkpoint, with another model_dir.",
     "DATA_DIR = 'data/coco'",
     f"train.task = {experiment.train.task!r}",
-    f"train.initial_checkpoint = {str(folder.absolute())!r}",
     "data.directory = %DATA_DIR",
     f"data.class_layout = {experiment.data.class_layout!r}",
   ]
