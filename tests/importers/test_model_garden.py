@@ -112,15 +112,6 @@ def test_round_trip_is_exact(imported, checkpoint, tmp_path):
   _agree(_as_values(imported.model(images)), _outputs(peer, images, False))
 
 
-def test_what_model_garden_cannot_compute_is_refused():
-  from spinenet_tf.models.retinanet import build_retinanet
-
-  with pytest.raises(
-    UserError, match=r"Model Garden would compute something else; train it with model.padding = 'same'"
-  ):
-    to_model_garden.peer(build_retinanet("spinenet49s", 2, (128, 128)))
-
-
 def _as_values(outputs):
   return {kind: dict(levels) for kind, levels in outputs.items()}
 
