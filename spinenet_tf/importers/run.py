@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+from spinenet_tf.backbones.catalog import CATALOG
 from spinenet_tf.backbones.catalog import architecture as find_architecture
 from spinenet_tf.backbones.spec import Architecture
 from spinenet_tf.compat import keras
@@ -123,11 +124,12 @@ def load(
   found = SOURCES[source](os.fspath(checkpoint), given, **extra)
   assembled = assemble(found, choices or Choices())
   name = assembled.inferred.architecture.name
-  if given is not None and given.name != name:
+  if given is not None and given.name in CATALOG and given.name != name:
     raise UserError(f"--architecture is {given.name!r}, the checkpoint is of {name!r} by its shapes; leave it out")
   network = assembled.task.network
-  model = network.build(assembled.inputs.num_classes)
-  if assembled.inferred.task == "backbone":
+  if assembled.inferred.task != "backbone":
+    model = network.build(assembled.inputs.num_classes)
+  else:
     from spinenet_tf.backbones.builder import build_backbone
 
     same = ("activation", "norm_epsilon", "padding", *DIALECT)
