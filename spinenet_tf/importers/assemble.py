@@ -9,7 +9,7 @@ import numpy as np
 
 from spinenet_tf.data.meta import Category, Meta
 from spinenet_tf.errors import UserError
-from spinenet_tf.evaluation import coco_categories
+from spinenet_tf.importers.classes import class_layout
 from spinenet_tf.importers.found import Found
 from spinenet_tf.importers.infer import Inferred, infer
 from spinenet_tf.training import settings
@@ -82,47 +82,19 @@ def assemble(found: Found, choices: Choices) -> Assembled:
   """
   found.absorb_biases()
   inferred = infer(found)
-  classes, layout = _classes(found, inferred)
+  classes, layout, categories = class_layout(found, inferred, choices.categories)
   model = _model(found, inferred, choices, classes)
   network = model["classifier"] if inferred.task == "classification" else model["model"]
   data = settings.DataSettings(class_layout=layout, directory="data")
-  legacy = inferred.task == "retinanet" and found.source == "tpu_detection"
+  legacy = inferred.task in ("retinanet", "mask_rcnn") and found.source == "tpu_detection"
   experiment = settings.Experiment(
     **model,
     data=data,
     detection=settings.DetectionSettings(legacy_plus_one=legacy),
     train=settings.RunSettings(task="retinanet" if inferred.task == "backbone" else inferred.task),
   )
-  categories = choices.categories or _categories(classes, layout)
-  _check_categories(categories, classes, layout, inferred)
   inputs = Inputs(data, network.size, classes, Meta(tuple(categories)), None, None, 0)
   return Assembled(inferred, experiment, inputs, found.weights)
-
-
-def _classes(found: Found, inferred: Inferred) -> tuple[int, str]:
-  """Returns the number of classes of our model and how categories are laid out; takes background's outputs away."""
-  weights, outputs = found.weights, inferred.outputs
-  if inferred.task == "backbone":
-    return 80, "contiguous"
-  if inferred.task == "mask_rcnn":
-    for name in ("kernel", "bias"):
-      for head, width in (("box_head/boxes", 4), ("mask_head/predict", 1)):
-        key = f"{head}/{name}"
-        if key in weights and weights[key].shape[-1] == outputs * width:
-          weights[key] = weights[key][..., width:]
-    found.notes.append("outputs of background were left out of box codes and masks; nothing reads them")
-    return outputs - 1, "from_one"
-  if found.source != "mmdet":
-    return outputs, "original"
-  if inferred.task == "retinanet" and outputs == 81:
-    for name in ("kernel", "bias"):
-      key = f"class_tower/predict/{name}"
-      shape = weights[key].shape[:-1]
-      split = weights[key].reshape(*shape, inferred.anchors, outputs)[..., 1:]
-      weights[key] = split.reshape(*shape, -1)
-    found.notes.append("81 outputs: the first of each anchor is background and was left out")
-    return 80, "contiguous"
-  return outputs, "contiguous"
 
 
 def _model(found: Found, inferred: Inferred, choices: Choices, classes: int) -> dict[str, Any]:
@@ -166,23 +138,3 @@ def _model(found: Found, inferred: Inferred, choices: Choices, classes: int) -> 
     rpn_convs=inferred.rpn_convs, dense_width=inferred.dense_width, endpoint_width=arch.endpoint_filters
   )
   return {"model": model, "mask_rcnn": heads}
-
-
-def _categories(classes: int, layout: str) -> tuple[Category, ...]:
-  """Returns COCO's categories where the number of outputs is COCO's, else numbered ones."""
-  if (classes, layout) in ((91, "original"), (90, "from_one"), (80, "contiguous")):
-    return tuple(Category(number, name) for number, name in coco_categories.CATEGORIES)
-  first, count = (1, classes - 1) if layout == "original" else (1, classes)
-  return tuple(Category(i, f"class {i}") for i in range(first, first + max(1, count)))
-
-
-def _check_categories(categories: tuple[Category, ...], classes: int, layout: str, inferred: Inferred) -> None:
-  if inferred.task == "backbone":
-    return
-  highest = max(c.id for c in categories)
-  needed = {"original": highest + 1, "from_one": highest, "contiguous": len(categories)}[layout]
-  if needed != classes:
-    raise UserError(
-      f"the list of classes has {len(categories)}, ids up to {highest}, which needs {needed} outputs without background; the "
-      f"checkpoint has {classes}: give the meta.json of the data that it was trained on, or leave --meta out"
-    )

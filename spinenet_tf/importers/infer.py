@@ -64,11 +64,11 @@ def infer(found: Found) -> Inferred:
     filters = _shape(found, r"class_tower/norm1_level\d+/gamma")[0]
     arch = dataclasses.replace(arch, head_convs=convs, head_filters=filters)
     levels = _levels(shapes, "class_tower")
-    return Inferred(task, _named(arch), outputs // anchors, anchors, convs, filters, levels=levels)
+    return Inferred(task, _named(arch, found.wiring), outputs // anchors, anchors, convs, filters, levels=levels)
   if task == "mask_rcnn":
     return Inferred(
       task,
-      _named(arch),
+      _named(arch, found.wiring),
       _shape(found, "box_head/classes/bias")[0],
       _shape(found, "rpn/scores/bias")[0],
       _count(shapes, r"box_head/norm(\d+)/gamma"),
@@ -78,7 +78,7 @@ def infer(found: Found) -> Inferred:
       _levels(shapes, "rpn"),
     )
   outputs = _shape(found, "classifier/predict/bias")[0] if task == "classification" else 0
-  return Inferred(task, _named(arch), outputs)
+  return Inferred(task, _named(arch, found.wiring), outputs)
 
 
 def _architecture(found: Found) -> Architecture:
@@ -140,9 +140,9 @@ def _alpha(found: Found, filters: dict[int, int]) -> float:
   raise UserError(f"the checkpoint contradicts itself: connections squeeze {sorted(pairs)} channels (from, to)")
 
 
-def _named(arch: Architecture) -> Architecture:
-  """Returns an architecture under its name in the catalog, with the heads' defaults there, or under one of its own."""
-  for known in CATALOG.values():
+def _named(arch: Architecture, given: Architecture) -> Architecture:
+  """Returns an architecture under the name of that given or of the catalog, with the heads' defaults, or one of its own."""
+  for known in (given, *CATALOG.values()):
     same = ("stem", "blocks", "filter_scale", "block_repeats", "separable")
     if all(getattr(known, field) == getattr(arch, field) for field in same) and (
       arch.separable or known.resample_alpha == arch.resample_alpha

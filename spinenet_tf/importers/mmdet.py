@@ -93,8 +93,8 @@ def read(path: str, wiring: Architecture | None = None) -> Found:
     )
   if any(key.startswith(("rpn_head.", "mask_head.")) for key in state):
     raise UserError(
-      f"{path} is a Mask R-CNN; its heads are mmdetection's own, without batch norms, which no model here has: of this port "
-      "RetinaNets are read"
+      f"{path} is a Mask R-CNN; its heads are mmdetection's own, without batch norms, and crop regions in their own way, "
+      "which no model here does: of this port RetinaNets are read"
     )
   found = Found("mmdet", wiring or SPINENET)
   for key, tensor in state.items():

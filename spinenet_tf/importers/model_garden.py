@@ -94,7 +94,7 @@ def read(prefix: str, wiring: Architecture | None = None, average: bool = False)
       "--source=tpu_detection"
     )
   places, found = names(keys, full_names(tensors.get(GRAPH)), prefix, wiring)
-  for key, why in found.skipped.items():
+  for key, why in list(found.skipped.items()):
     if average and why.startswith("moving average"):
       weight = key.split("/.OPTIMIZER_SLOT/")[0]
       if weight in places:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+from spinenet_tf.backbones.catalog import CATALOG
 from spinenet_tf.backbones.catalog import architecture as find_architecture
 from spinenet_tf.backbones.spec import Architecture
 from spinenet_tf.compat import keras
@@ -123,11 +124,12 @@ def load(
   found = SOURCES[source](os.fspath(checkpoint), given, **extra)
   assembled = assemble(found, choices or Choices())
   name = assembled.inferred.architecture.name
-  if given is not None and given.name != name:
+  if given is not None and given.name in CATALOG and given.name != name:
     raise UserError(f"--architecture is {given.name!r}, the checkpoint is of {name!r} by its shapes; leave it out")
   network = assembled.task.network
-  model = network.build(assembled.inputs.num_classes)
-  if assembled.inferred.task == "backbone":
+  if assembled.inferred.task != "backbone":
+    model = network.build(assembled.inputs.num_classes)
+  else:
     from spinenet_tf.backbones.builder import build_backbone
 
     same = ("activation", "norm_epsilon", "padding", *DIALECT)
@@ -169,7 +171,7 @@ def save(imported: Imported, source: str, checkpoint: str | os.PathLike, output:
   temporary = target.with_name(f".{target.name}.incomplete")
   shutil.rmtree(temporary, ignore_errors=True)
   try:
-    _write(imported, source, checkpoint, temporary, target)
+    _write(imported, source, checkpoint, temporary)
     if target.is_dir():
       target.rmdir()
     os.replace(temporary, target)
@@ -185,7 +187,7 @@ def check_output(target: pathlib.Path) -> None:
     raise UserError(f"--output={target} exists and is not empty; give a folder that is not there")
 
 
-def _write(imported: Imported, source: str, checkpoint: str | os.PathLike, folder: pathlib.Path, target: pathlib.Path):
+def _write(imported: Imported, source: str, checkpoint: str | os.PathLike, folder: pathlib.Path) -> None:
   assembled = imported.assembled
   run = RunDirectory(folder)
   run.prepare()
@@ -193,7 +195,7 @@ def _write(imported: Imported, source: str, checkpoint: str | os.PathLike, folde
   if assembled.inferred.task == "backbone":
     description["task"] = "backbone"
   run.write_json("model.json", description)
-  run.write("config.gin", _gin(assembled, target))
+  run.write("config.gin", _gin(assembled))
   run.write_json("environment.json", environment())
   saved = tf.train.Checkpoint(model=variable_tree(imported.model), global_step=tf.Variable(0, dtype=tf.int64))
   saved.write(str(folder / "best" / "step-0"))
@@ -211,15 +213,14 @@ def _write(imported: Imported, source: str, checkpoint: str | os.PathLike, folde
   run.write_json(PROVENANCE, provenance)
 
 
-def _gin(assembled: Assembled, folder: pathlib.Path) -> str:
+def _gin(assembled: Assembled) -> str:
   """Returns an experiment with the model's options, for evaluation and for fine-tuning."""
   experiment = assembled.experiment
   lines = [
-    "# Weights from elsewhere, see provenance.json. For evaluation, and to start a training from: include it, or give it",
-    "# first, with another model_dir.",
+    "# Weights from elsewhere, see provenance.json. For evaluation, and for the options of a training from these weights:",
+    "# give this file first, and this folder as train.initial_checkpoint, with another model_dir.",
     "DATA_DIR = 'data/coco'",
     f"train.task = {experiment.train.task!r}",
-    f"train.initial_checkpoint = {str(folder.absolute())!r}",
     "data.directory = %DATA_DIR",
     f"data.class_layout = {experiment.data.class_layout!r}",
   ]

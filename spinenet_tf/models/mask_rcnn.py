@@ -97,7 +97,11 @@ class MaskRCNN(Network):
     return self.anchors.levels
 
   def propose(
-    self, outputs: Mapping[str, Mapping[str, tf.Tensor]], training: bool = False, count: int = 1000
+    self,
+    outputs: Mapping[str, Mapping[str, tf.Tensor]],
+    training: bool = False,
+    count: int = 1000,
+    legacy_plus_one: bool = False,
   ) -> tuple[tf.Tensor, tf.Tensor]:
     """Chooses the regions of the second stage; no gradient flows back.
 
@@ -105,6 +109,7 @@ class MaskRCNN(Network):
       outputs: of the call.
       training: consider 2000 anchors of each level, not 1000.
       count: N.
+      legacy_plus_one: see `ops.boxes.decode`.
 
     Returns: by falling score, float32[B, N, 4], (ymin, xmin, ymax, xmax) in input pixels, and float32[B, N] in [0, 1]; both
       0 in padding.
@@ -118,6 +123,7 @@ class MaskRCNN(Network):
       self.known_size(),
       pre_nms_top_k=TRAINING_CANDIDATES if training else CANDIDATES,
       count=count,
+      legacy_plus_one=legacy_plus_one,
     )
 
   def box_outputs(
@@ -157,12 +163,13 @@ class MaskRCNN(Network):
     masks = self.mask_head(self._crops(pyramid, boxes, MASK_CROP), own, training=training)
     return tf.reshape(masks, [*_leading(boxes), 2 * MASK_CROP, 2 * MASK_CROP])
 
-  def find(self, images: tf.Tensor, **detection: Any) -> dict[str, tf.Tensor]:
+  def find(self, images: tf.Tensor, *, legacy_plus_one: bool = False, **detection: Any) -> dict[str, tf.Tensor]:
     """Finds objects.
 
     Args:
       images: float[B, H, W, 3], normalised pixels.
-      **detection: arguments of `ops.nms.detect_regions`.
+      legacy_plus_one: decode proposals and detections as the authors' TF1 code does, see `ops.boxes.decode`.
+      **detection: further arguments of `ops.nms.detect_regions`.
 
     Returns: as `ops.nms.detect`, and "detection_masks": float32[B, D, 28, 28], probabilities, bins of the detection's box; 0
       in padding.
@@ -171,9 +178,9 @@ class MaskRCNN(Network):
     """
     size = self.known_size()
     outputs = self(images, training=False)
-    regions, _ = self.propose(outputs)
+    regions, _ = self.propose(outputs, legacy_plus_one=legacy_plus_one)
     logits, codes = self.box_outputs(outputs["pyramid"], regions)
-    found = nms.detect_regions(logits, codes, regions, size, **detection)
+    found = nms.detect_regions(logits, codes, regions, size, legacy_plus_one=legacy_plus_one, **detection)
     classes = found["detection_classes"]
     masks = tf.sigmoid(self.mask_outputs(outputs["pyramid"], found["detection_boxes"], classes))
     return {**found, "detection_masks": tf.where((classes >= 0)[..., None, None], masks, 0.0)}

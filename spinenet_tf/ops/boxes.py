@@ -73,9 +73,10 @@ def encode_region(boxes: tf.Tensor, regions: tf.Tensor) -> tf.Tensor:
   return encode(boxes, regions) * tf.constant(REGION_WEIGHTS)
 
 
-def decode_region(codes: tf.Tensor, regions: tf.Tensor) -> tf.Tensor:
+def decode_region(codes: tf.Tensor, regions: tf.Tensor, *, legacy_plus_one: bool = False) -> tf.Tensor:
   """Boxes from codes of `encode_region`; otherwise as `decode`."""
-  return decode(tf.cast(codes, tf.float32) / tf.constant(REGION_WEIGHTS), regions)
+  codes = tf.cast(codes, tf.float32) / tf.constant(REGION_WEIGHTS)
+  return decode(codes, regions, legacy_plus_one=legacy_plus_one)
 
 
 def clip(boxes: tf.Tensor, image_size: tuple[int, int]) -> tf.Tensor:

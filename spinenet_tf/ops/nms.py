@@ -88,6 +88,7 @@ def detect_regions(
   score_threshold: float = 0.05,
   iou_threshold: float = 0.5,
   max_detections: int = 100,
+  legacy_plus_one: bool = False,
 ) -> dict[str, tf.Tensor]:
   """Turns the second stage's outputs into detections, in float32 whatever the outputs are.
 
@@ -97,7 +98,7 @@ def detect_regions(
     regions: float32[B, N, 4], (ymin, xmin, ymax, xmax) in input pixels; those without area are padding.
     image_size: (height, width) of the network's input in pixels.
     pre_nms_top_k: pairs (region, class) considered per image, over all classes; >= 1.
-    score_threshold, iou_threshold, max_detections: as of `detect`; a score is the softmax of a class.
+    score_threshold, iou_threshold, max_detections, legacy_plus_one: as of `detect`; a score is the softmax of a class.
 
   Returns: as `detect`; equal scores by rising region, then class.
 
@@ -113,7 +114,8 @@ def detect_regions(
     scores, index = _best_anchors(scores, index, pre_nms_top_k)
     scores, region, label = _flat_pairs(scores, index, pre_nms_top_k)
     pair = tf.gather(tf.reshape(codes, [-1, count * num_classes, 4]), region * num_classes + label, batch_dims=1)
-    boxes = box_ops.clip(box_ops.decode_region(pair, tf.gather(regions, region, batch_dims=1)), image_size)
+    seen_from = tf.gather(regions, region, batch_dims=1)
+    boxes = box_ops.clip(box_ops.decode_region(pair, seen_from, legacy_plus_one=legacy_plus_one), image_size)
     return _chosen(boxes, scores, label, num_classes, iou_threshold=iou_threshold, max_detections=max_detections)
 
 

@@ -29,6 +29,7 @@ def propose(
   pre_nms_top_k: int,
   iou_threshold: float = 0.7,
   count: int = 1000,
+  legacy_plus_one: bool = False,
 ) -> tuple[tf.Tensor, tf.Tensor]:
   """Chooses the boxes that the second stage looks at. No gradient flows back.
 
@@ -40,6 +41,7 @@ def propose(
     pre_nms_top_k: anchors of each level that are considered, the best ones.
     iou_threshold: a box is dropped if it overlaps a better one of its level by more than this, in [0, 1].
     count: N, the most proposals of an image, over all levels.
+    legacy_plus_one: decode as the authors' TF1 code does, see `ops.boxes.decode`.
 
   Returns: by falling score,
     float32[B, N, 4], (ymin, xmin, ymax, xmax) in input pixels, clipped to the image; 0 in padding.
@@ -47,7 +49,7 @@ def propose(
   """
   with tf.name_scope("propose"):
     candidates = [
-      _best_of_level(scores[name], deltas[name], level_anchors, image_size, pre_nms_top_k)
+      _best_of_level(scores[name], deltas[name], level_anchors, image_size, pre_nms_top_k, legacy_plus_one)
       for name, level_anchors in anchors(anchors_config, image_size).items()
     ]
     suppress = _suppress_portable if portable.wanted() else _suppress
@@ -61,7 +63,12 @@ def propose(
 
 
 def _best_of_level(
-  scores: tf.Tensor, deltas: tf.Tensor, level_anchors: np.ndarray, image_size: tuple[int, int], top_k: int
+  scores: tf.Tensor,
+  deltas: tf.Tensor,
+  level_anchors: np.ndarray,
+  image_size: tuple[int, int],
+  top_k: int,
+  legacy_plus_one: bool,
 ) -> tuple[tf.Tensor, tf.Tensor]:
   """Returns the boxes float32[B, T, 4] and their strengths float32[B, T], falling, of a level; T = min(top_k, all)."""
   total = len(level_anchors)
@@ -71,7 +78,7 @@ def _best_of_level(
   strengths = tf.where(usable, tf.exp(tf.clip_by_value(scores, -LIMIT, LIMIT) / SHARPNESS), 0.0)
   best, index = tf.math.top_k(strengths, min(top_k, total))
   deltas = tf.where((best > 0)[..., None], tf.gather(deltas, index, batch_dims=1), 0.0)
-  boxes = box_ops.decode(deltas, tf.gather(level_anchors, index))
+  boxes = box_ops.decode(deltas, tf.gather(level_anchors, index), legacy_plus_one=legacy_plus_one)
   return box_ops.clip(boxes, image_size), best
 
 

@@ -23,14 +23,14 @@ def raw_outputs(model: Network, images: tf.Tensor, *, legacy_plus_one: bool = Fa
   Args:
     model: with a known input size.
     images: float32[B, h, w, 3], normalised pixels as the network takes them.
-    legacy_plus_one: of a RetinaNet, see `ops.boxes.decode`.
+    legacy_plus_one: of a detector, see `ops.boxes.decode`.
 
   Returns: of a RetinaNet as `raw_retinanet`, of a Mask R-CNN as `raw_regions`, of a classifier as its call.
   """
   if isinstance(model, RetinaNet):
     return raw_retinanet(model, images, legacy_plus_one)
   if isinstance(model, MaskRCNN):
-    return raw_regions(model, images)
+    return raw_regions(model, images, legacy_plus_one)
   assert isinstance(model, Classifier)
   return dict(model(images, training=False))
 
@@ -55,7 +55,7 @@ def raw_retinanet(model: RetinaNet, images: tf.Tensor, legacy_plus_one: bool = F
   return {"raw_scores": scores, "raw_boxes": box_ops.clip(boxes, size)}
 
 
-def raw_regions(model: MaskRCNN, images: tf.Tensor) -> dict[str, tf.Tensor]:
+def raw_regions(model: MaskRCNN, images: tf.Tensor, legacy_plus_one: bool = False) -> dict[str, tf.Tensor]:
   """Returns what the second stage says of the N = 1000 regions of the first; masks are made of what is kept of them.
 
   Returns:
@@ -64,9 +64,10 @@ def raw_regions(model: MaskRCNN, images: tf.Tensor) -> dict[str, tf.Tensor]:
   """
   size = model.known_size()
   outputs = model(images, training=False)
-  regions, _ = model.propose(outputs)
+  regions, _ = model.propose(outputs, legacy_plus_one=legacy_plus_one)
   logits, codes = model.box_outputs(outputs["pyramid"], regions)
   scores = tf.nn.softmax(tf.cast(logits, tf.float32))[..., 1:]
   scores = tf.where((box_ops.area(regions) > 0)[..., None], scores, 0.0)
-  boxes = box_ops.clip(box_ops.decode_region(codes, regions[:, :, None]), size)
+  boxes = box_ops.decode_region(codes, regions[:, :, None], legacy_plus_one=legacy_plus_one)
+  boxes = box_ops.clip(boxes, size)
   return {"raw_scores": scores, "raw_boxes": boxes}

@@ -106,6 +106,11 @@ def export(
         f"{os.fspath(source)!r} is a run of mask_rcnn, which has no TFLite file; export it to ONNX or a SavedModel"
       )
     module = ServingModule.of(run.use(**settings), target="gpu")  # direct convolutions
+    if module.settings.get("legacy_plus_one"):
+      raise UserError(
+        f"{os.fspath(source)!r} has detection.legacy_plus_one on, and TFLite's operation decodes boxes without; export it to "
+        "ONNX or a SavedModel"
+      )
     info = describe(module, run)
     del info["target"], info["max_pixels"]
     known = FORMS if module.task == "retinanet" else FORMS[:1]

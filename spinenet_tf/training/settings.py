@@ -318,7 +318,7 @@ class ClassifierLossSettings:
 
 @dataclasses.dataclass(frozen=True)
 class DetectionSettings:
-  """From predictions to detections; fields are those of `ops.nms.detect`. `legacy_plus_one` is RetinaNet's alone."""
+  """From predictions to detections; fields are those of `ops.nms.detect`."""
 
   pre_nms_top_k: int = 5000
   score_threshold: float = 0.05

@@ -18,6 +18,7 @@ from spinenet_tf.ops import boxes as box_ops
 from spinenet_tf.ops import nms
 from spinenet_tf.ops.anchors import AnchorConfig
 from spinenet_tf.ops.portable import portable
+from spinenet_tf.serving.raw import raw_outputs
 
 SIZES = {"head_convs": 1, "head_width": 8, "dense_width": 12}
 SIZE = (128, 160)
@@ -107,6 +108,19 @@ def test_what_is_found(model, images, found):
     np.testing.assert_allclose(found["detection_masks"][image, :count], tf.sigmoid(masks)[image, :count], atol=1e-5)
     assert not found["detection_masks"][image, count:].any()
     assert 0 < count < 100
+
+
+def test_both_stages_are_decoded_as_the_authors_do(model, images, found):
+  outputs = model(images)
+  regions, _ = model.propose(outputs, legacy_plus_one=True)
+  logits, codes = model.box_outputs(outputs["pyramid"], regions)
+  expected = nms.detect_regions(logits, codes, regions, SIZE, score_threshold=THRESHOLD, legacy_plus_one=True)
+  legacy = model.find(images, score_threshold=THRESHOLD, legacy_plus_one=True)
+  np.testing.assert_array_equal(legacy["detection_boxes"], expected["detection_boxes"])
+  assert np.abs(legacy["detection_boxes"] - found["detection_boxes"]).max() > 0.1
+  raw = raw_outputs(model, images, legacy_plus_one=True)["raw_boxes"]
+  boxes = box_ops.decode(codes / np.float32([10, 10, 5, 5]), regions[:, :, None], legacy_plus_one=True)
+  np.testing.assert_allclose(raw, box_ops.clip(boxes, SIZE), atol=1e-3)
 
 
 def test_arguments_of_finding(model, images):

@@ -208,6 +208,13 @@ def test_regions_by_hand():
   np.testing.assert_allclose(found["detection_scores"][0], [1, 0.5, 0, 0, 0], atol=1e-6)
 
 
+def test_regions_decoded_as_the_authors_do_by_hand():
+  """The region 0 to 20 is 21 long around 10.5: down by half is 21, twice as wide 42, less one at the far ends."""
+  logits, codes = np.float32([[[-9, 9]]]), np.float32([[[[5, 0, 0, 5 * np.log(2)]]]])
+  found = detect_regions(logits, codes, np.float32([[[0, 0, 20, 20]]]), SIZE, legacy_plus_one=True)
+  np.testing.assert_allclose(found["detection_boxes"][0, 0], [10.5, 0, 30.5, 30.5], atol=1e-4)
+
+
 def test_regions_equal_model_gardens():
   peer = pytest.importorskip("official.vision.modeling.layers.detection_generator")
   logits, codes, regions = region_outputs(np.random.default_rng(0))

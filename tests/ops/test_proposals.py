@@ -126,3 +126,12 @@ def test_half_precision_outputs():
   halves = tf.nest.map_structure(lambda t: tf.cast(t, tf.bfloat16), (scores, deltas))
   boxes, found = propose(*halves, CONFIG, SIZE, pre_nms_top_k=40, count=30)
   assert boxes.dtype == found.dtype == tf.float32
+
+
+def test_decoded_as_the_authors_do_by_hand():
+  scores, deltas = _by_hand()
+  scores["4"][0, 0, 2], scores["5"][0, 0, 0] = 1.0, 3.0
+  deltas["4"][0, 0, 2] = [0, -1, 0, 0]  # columns 32 to 48, 17 of them with both ends: moved left by 17
+  deltas["5"][0, 0, 0] = [0, 0, np.log(0.5), 0]  # rows 0 to 32, 33 around 16.5: 16.5 rows, 8.25 to 24.75, less one
+  boxes, _ = propose(scores, deltas, ONE, (32, 64), pre_nms_top_k=1, count=2, legacy_plus_one=True)
+  np.testing.assert_allclose(boxes[0], [[8.25, 0, 23.75, 32], [0, 15, 16, 31]], atol=1e-4)

@@ -185,6 +185,8 @@ def test_refused(tiny_runs, photos, tmp_path):
     export(run, tmp_path / "new", precisions=["int4"])
   with pytest.raises(UserError, match="a run of mask_rcnn, which has no TFLite file"):
     export(tiny_runs("mask_rcnn"), tmp_path / "new", precisions=["float32"])
+  with pytest.raises(UserError, match="has detection.legacy_plus_one on, and TFLite's operation decodes boxes without"):
+    export(run, tmp_path / "new", precisions=["float32"], legacy_plus_one=True)
   with pytest.raises(UserError, match=r"a run of classification has no TFLite file \['nms'\]"):
     export(tiny_runs("classification"), tmp_path / "new", precisions=["float32"], forms=["nms"])
   (tmp_path / "there").mkdir()

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import tensorflow as tf
 
 from spinenet_tf.data.pipeline import detection_dataset
-from spinenet_tf.errors import UserError
 from spinenet_tf.heads.sizes import MaskHeads
 from spinenet_tf.layers.random_seed import layer_seed
 from spinenet_tf.losses.mask_rcnn import MaskRCNNLoss, MaskTargets, Predictions
@@ -196,10 +195,8 @@ class MaskRCNNTask(Task):
     return DetectionEvaluator(strategy, model, inputs, data, self.experiment.detection, pictures, masks=True)
 
   def check(self) -> None:
-    """Raises UserError for an image size that the coarsest level does not divide, and a setting of RetinaNet alone."""
+    """Raises UserError for an image size that the coarsest level does not divide."""
     checks.check_image_size(self.experiment.model)
-    if self.experiment.detection.legacy_plus_one:
-      raise UserError("detection.legacy_plus_one is on, which Mask R-CNN does not have; leave it out")
 
   def notes(self, inputs: Inputs, model: MaskRCNN) -> list[str]:
     """Returns a note where many objects are small beside the anchors."""
