@@ -56,6 +56,28 @@ def paste_all(
   return _compress(rows, height, width)
 
 
+def paste_found(
+  masks: Iterable[np.ndarray],
+  boxes: Iterable[Sequence[float]],
+  mask_boxes: Iterable[Sequence[float]] | None,
+  size: Sequence[int],
+) -> list[RLE]:
+  """Puts the masks of N detections into a picture, wherever they lie.
+
+  Args:
+    masks: float[N, h, w], or N of float[h, w] with sides of their own.
+    boxes: float[N, 4], of the detections, (ymin, xmin, ymax, xmax) in pixels of the picture.
+    mask_boxes: float[N, 4], what the masks lie in, where that is not `boxes`: of SOLO the whole input of the network. Then
+      only what lies in a detection's box is computed.
+    size: (H, W) of the picture in pixels.
+
+  Returns: N RLEs.
+  """
+  if mask_boxes is None:
+    return paste_all(masks, boxes, size)
+  return paste_all(*cropped(masks, boxes, mask_boxes), size)
+
+
 def _stretch(values: np.ndarray, start: float, stop: float, limit: int) -> tuple[int, np.ndarray]:
   """Interpolates along the first axis. (Matrix products would be shorter, and slow wherever other threads are busy.)
 
