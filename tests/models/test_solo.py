@@ -212,7 +212,7 @@ def test_golden_names(root):
   for decoupled in (False, True):
     names = set(named_variables(build_solo("spinenet49s", 3, (128, 128), decoupled=decoupled)))
     retinanet = (root / "tests" / "models" / "golden_names_spinenet49s.txt").read_text().split()
-    unread = ("block_15", "p7")  # level 7, which nothing else reads
+    unread = ("block_15", "endpoint_7")  # level 7, which nothing else reads
     expected = {n for n in retinanet if not n.startswith(("class_tower", "box_tower", *unread))}
     for branch in ("category", "mask"):
       parts = ("conv{}/kernel", "norm{}/gamma", "norm{}/beta")
