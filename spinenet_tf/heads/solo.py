@@ -246,7 +246,8 @@ def _maps(features: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, outputs: tf.T
   _, height, width, channels = (n or tf.shape(features)[i] for i, n in enumerate(features.shape))
   chosen = tf.gather(tf.transpose(kernel), outputs)
   maps = tf.matmul(chosen, tf.reshape(features, [-1, height * width, channels]), transpose_b=True)
-  maps = tf.cast(maps, tf.float32) + tf.cast(tf.gather(bias, outputs), tf.float32)[..., None]
+  # What is gathered is no variable itself: gradients are tensors, not slices.
+  maps = tf.cast(maps, tf.float32) + tf.cast(tf.gather(bias[:, None], outputs), tf.float32)
   return tf.reshape(maps, [-1, outputs.shape[1] or tf.shape(outputs)[1], height, width])
 
 

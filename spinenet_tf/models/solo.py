@@ -222,7 +222,7 @@ def build_solo(
   Raises: UserError for an unknown architecture or a value outside its range.
   """
   arch = find_architecture(architecture)
-  arch = dataclasses.replace(arch, endpoint_filters=endpoint_width or arch.endpoint_filters)
+  arch = dataclasses.replace(arch, endpoint_filters=arch.endpoint_filters if endpoint_width is None else endpoint_width)
   style = ConvStyle(
     activation,
     norm_momentum,

@@ -9,6 +9,7 @@ import tensorflow as tf
 from spinenet_tf.data.synthetic import prepare_synthetic
 from spinenet_tf.errors import UserError
 from spinenet_tf.layers.random_seed import step_seed
+from spinenet_tf.ops import solo_targets
 from spinenet_tf.serving.load import load
 from spinenet_tf.training import evaluation, loop
 from spinenet_tf.training import setup as setups
@@ -84,13 +85,10 @@ def test_the_smaller_of_two_objects_in_one_cell_wins_and_it_is_counted(built):
   # Both are 24 px or less, of the first level alone, and in the cell (2, 2) of 16 px: the second is smaller.
   found, _, _ = losses(built, batch(boxes=((32, 32, 48, 48), (35, 35, 45, 45))))
   assert (found["cells_lost"], found["objects_without_cell"]) == (2, 2)  # one in each of two images
-  model, objective = built
+  model, _ = built
   example = batch(boxes=((32, 32, 48, 48), (35, 35, 45, 45)))
-  from spinenet_tf.ops import solo_targets
-
-  assigned = solo_targets.assign(
-    model.solo_levels, model.input_size, *(example[k] for k in ("boxes", "classes", "masks", "has_mask"))
-  )
+  truth = (example[key] for key in ("boxes", "classes", "masks", "has_mask"))
+  assigned = solo_targets.assign(model.solo_levels, model.input_size, *truth)
   assert assigned.objects["0"].numpy().reshape(2, 8, 8)[:, 2, 2].tolist() == [1, 1]
 
 
