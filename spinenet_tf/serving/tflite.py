@@ -103,7 +103,8 @@ def export(
     run = load_run(source, input_size=input_size)
     if run.task in ("mask_rcnn", "solo"):
       raise UserError(
-        f"{os.fspath(source)!r} is a run of {run.task}, which has no TFLite file; export it to ONNX or a SavedModel"
+        f"{os.fspath(source)!r} is a run of {run.task}, which has no TFLite file; export it to "
+        f"{'a SavedModel' if run.task == 'solo' else 'ONNX or a SavedModel'}"
       )
     module = ServingModule.of(run.use(**settings), target="gpu")  # direct convolutions
     info = describe(module, run)

@@ -183,7 +183,7 @@ def test_four_images_by_heart(tiny, tmp_path):
       head_convs=2,
     ),
     solo=SoloSettings(
-      **{**LEVELS, "sources": (3, 3), "strides": (8, 8), "grids": (12, 6), "scales": ((1, 24), (16, 64))}
+      **{**LEVELS, "sources": (3, 3), "strides": (4, 8), "grids": (12, 6), "scales": ((1, 24), (16, 64))}
     ),
     data=DataSettings(
       directory=str(tmp_path / "data"),
