@@ -29,6 +29,7 @@ from spinenet_tf.serving.image_files import find_images
 
 BUILD = {"retinanet": build_retinanet, "mask_rcnn": build_mask_rcnn, "classification": build_classifier}
 SHARE = 0.001  # of (anchor, class) pairs that score above 0.05
+SPREAD = 3.0  # standard deviation of the class logits of Mask R-CNN's regions
 
 
 def random_run(task: str, network: str, size: int, folder: pathlib.Path) -> pathlib.Path:
@@ -40,6 +41,11 @@ def random_run(task: str, network: str, size: int, folder: pathlib.Path) -> path
     bias = variables["class_tower/predict/bias"]
     bias.assign(tf.zeros_like(bias))
     bias.assign(tf.fill(bias.shape, class_bias(model, SHARE, size)))
+  elif task == "mask_rcnn":
+    outputs = model(tf.random.stateless_normal([1, size, size, 3], [1, 2]), training=False)
+    logits, _ = model.box_outputs(outputs["pyramid"], model.propose(outputs, count=100)[0])
+    kernel = variables["box_head/classes/kernel"]
+    kernel.assign(kernel * SPREAD / tf.math.reduce_std(logits))
   settings = {"crop": 0.875} if task == "classification" else {}
   return write_run(model, size, folder, task, settings)
 

@@ -59,7 +59,7 @@ def agreement(
 
 
 def _clear_best(scores: np.ndarray) -> int:
-  """Returns how many of falling scores stand out: those behind the cut are lower by more than a rounding."""
+  """Returns how many of falling scores stand before the largest drop, so that rounding moves none over the cut."""
   least, most = (min(count, len(scores)) for count in FALLBACK)
   if most <= least:
     return most

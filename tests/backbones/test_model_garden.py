@@ -143,15 +143,18 @@ def test_norm_activation_and_regularisers_arrive(searched):
     {"activation": "swish", "norm_momentum": 0.8, "norm_epsilon": 0.01, "use_sync_bn": True}
   )
   got = build(config).backbone.get_config()
-  wanted = {
+  assert got["style"] == {
     "activation": "swish",
     "norm_momentum": 0.8,
     "norm_epsilon": 0.01,
     "synchronized": True,
     "padding": "same",
     "folded": False,
+    "endpoint_activation": True,
+    "pool_padding": "same",
+    "pooling": "chain",
+    "squeeze": "swish",
   }
-  assert {key: got["style"][key] for key in wanted} == wanted
   assert (got["stochastic_depth"], got["dropblock_keep"], got["dropblock_size"]) == (0.3, 0.8, 3)
   assert got["input_size"] == [SIZE, SIZE] and got["architecture"]["name"] == "searched"
 
