@@ -297,11 +297,16 @@ def shrunk(made):
 
 
 def traced(made):
-  """What decides which operations a step has. Rates, drop times and jitter are values that other tests look at."""
+  """What decides which operations a step has. Rates, drop times and jitter are values that other tests look at. SOLO reads
+  its pyramid from backbones that step with other tasks, and tests/training/test_solo.py steps with all its switches turned.
+  """
   network = made.classifier if made.train.task == "classification" else made.model
   network = dataclasses.replace(network, stochastic_depth=network.stochastic_depth > 0)
   train = dataclasses.replace(made.train, weight_decay=float(made.train.weight_decay > 0))
-  solo = dataclasses.replace(made.solo, sigma=0.2)
+  if made.train.task == "solo":
+    network = dataclasses.replace(network, architecture=None)
+  switches = {name: getattr(SoloSettings(), name) for turned in SWITCHES.values() for name in turned}
+  solo = dataclasses.replace(made.solo, **switches)
   return repr((network, made.mask_rcnn, solo, made.loss, made.classifier_loss, train))
 
 
