@@ -256,9 +256,11 @@ def test_nuclei_of_both_kinds_have_the_same_data_backbone_and_steps():
     configs.parse([f"custom/{name}.gin"])
     made.append(configs.experiment())
   masks, solo = made
-  assert solo.data == masks.data and solo.schedule == masks.schedule
+  rates = {"learning_rate": 0.001, "warmup_learning_rate": 0.0001}  # Adam's
+  assert solo.data == masks.data and solo.schedule == dataclasses.replace(masks.schedule, **rates)
   train = dataclasses.replace(masks.train, task="solo", clip_norm=35.0)
   assert dataclasses.replace(solo.train, optimizer=train.optimizer) == train
+  assert type(solo.train.optimizer(learning_rate=lambda: 0.1)).__name__ == "Adam"
   own = {
     "head_convs": masks.model.head_convs,
     "anchor_size": masks.model.anchor_size,
