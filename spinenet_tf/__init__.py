@@ -35,6 +35,7 @@ _HOME = {
   "build_classifier": "models.classifier",
   "build_mask_rcnn": "models.mask_rcnn",
   "build_retinanet": "models.retinanet",
+  "build_solo": "models.solo",
   "damaged": "backbones.edit",
   "draw": "visualize.boxes",
   "draw_architecture": "visualize.architecture",
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
   from spinenet_tf.models.classifier import build_classifier as build_classifier
   from spinenet_tf.models.mask_rcnn import build_mask_rcnn as build_mask_rcnn
   from spinenet_tf.models.retinanet import build_retinanet as build_retinanet
+  from spinenet_tf.models.solo import build_solo as build_solo
   from spinenet_tf.serving.classifier import ImageClassifier as ImageClassifier
   from spinenet_tf.serving.detector import Detections as Detections
   from spinenet_tf.serving.detector import Detector as Detector

@@ -2,6 +2,7 @@
 
 Names that files can bind: `data.*`, `schedule.*`, `train.*`; `model.*`, `loss.*`, `detection.*` for RetinaNet; with
 `train.task = 'mask_rcnn'` `model.*`, `mask_rcnn.*`, `mask_rcnn_loss.*`, `detection.*`; with
+`train.task = 'solo'` `model.*`, `solo.*`, `solo_loss.*`, `solo_detection.*`; with
 `train.task = 'classification'` `classifier.*`, `classifier_loss.*`; and the parameters of
 optimizers, which `train.optimizer` refers to: `@sgd`, `@adam`, `@rmsprop`, `@lars`, and with tensorflow-addons `@tfa.LAMB` and
 its like. The fields are those of the classes in `training.settings` and of `training.schedules.Schedule`.
@@ -30,20 +31,23 @@ from spinenet_tf.search import settings as search_settings
 from spinenet_tf.search.presets import find_space
 from spinenet_tf.search.proxy import Proxy
 from spinenet_tf.search.space import SearchSpace
-from spinenet_tf.training import optimizers, settings
+from spinenet_tf.training import optimizers, settings, solo_settings
 from spinenet_tf.training.schedules import Schedule
 from spinenet_tf.training.tasks import find_task
 
 _PARTS = {
   "model": settings.ModelSettings,
   "mask_rcnn": settings.MaskRCNNSettings,
+  "solo": solo_settings.SoloSettings,
   "classifier": settings.ClassifierSettings,
   "data": settings.DataSettings,
   "schedule": Schedule,
   "loss": settings.LossSettings,
   "mask_rcnn_loss": settings.MaskRCNNLossSettings,
+  "solo_loss": solo_settings.SoloLossSettings,
   "classifier_loss": settings.ClassifierLossSettings,
   "detection": settings.DetectionSettings,
+  "solo_detection": solo_settings.SoloDetectionSettings,
   "train": settings.RunSettings,
 }
 _SEARCH_PARTS = {

@@ -4,7 +4,7 @@
   python -m spinenet_tf.describe --table=9                             another one: 1, 2, 3, 5, 6, 8, 9, 10
   python -m spinenet_tf.describe spinenet49 --size=896                 one model: blocks, parts, levels
   python -m spinenet_tf.describe spinenet49 r50_fpn my_own.json        several, and a table of all; `all` is the catalog
-  python -m spinenet_tf.describe spinenet49 --task=mask_rcnn           or classification, backbone
+  python -m spinenet_tf.describe spinenet49 --task=mask_rcnn           or solo, classification, backbone
   python -m spinenet_tf.describe --diff spinenet49 spinenet96          how two differ
   python -m spinenet_tf.describe spinenet49 --draw=spinenet49.svg      a drawing, PNG or SVG
 
@@ -27,8 +27,9 @@ from spinenet_tf.errors import UserError, run_command
 from spinenet_tf.layers.style import ACTIVATIONS
 
 FLAGS = flags.FLAGS
+COCO_CLASSES = 80
 SIZES = {"classification": 224}  # of the input where the paper has none; otherwise 640
-CLASSES = {"classification": IMAGENET, "mask_rcnn": REGION_CLASSES}  # otherwise the authors' 91
+CLASSES = {"classification": IMAGENET, "mask_rcnn": REGION_CLASSES, "solo": COCO_CLASSES}  # otherwise the authors' 91
 
 
 def define_flags(values: flags.FlagValues = FLAGS) -> None:

@@ -16,11 +16,12 @@ from spinenet_tf.backbones.catalog import architecture as find_architecture
 from spinenet_tf.backbones.counting.backbone import count_features, count_pyramid
 from spinenet_tf.backbones.counting.counter import Counter, Op
 from spinenet_tf.backbones.counting.heads import count_classifier, count_mask_rcnn, count_retinanet
+from spinenet_tf.backbones.counting.solo import SoloHeads, count_solo
 from spinenet_tf.backbones.spec import Architecture
 from spinenet_tf.errors import UserError
 from spinenet_tf.heads.sizes import MaskHeads
 
-TASKS = ("backbone", "retinanet", "mask_rcnn", "classification")
+TASKS = ("backbone", "retinanet", "mask_rcnn", "solo", "classification")
 BYTES = 4  # of a float32
 
 
@@ -85,14 +86,15 @@ def profile(
   min_level: int = 3,
   max_level: int = 7,
   mask_heads: MaskHeads | None = None,
+  solo_heads: SoloHeads | None = None,
   activation: str = "relu",
 ) -> Cost:
   """Counts parameters, multiply-adds and memory of a model.
 
   Args:
     architecture: a catalog name, a path to a JSON file, or an `Architecture`.
-    task: "retinanet"; "mask_rcnn"; "classification", on the mean of all levels of the pyramid (of a ResNet with a feature
-      pyramid network: on its last block, without the pyramid); or "backbone" for the pyramid alone.
+    task: "retinanet"; "mask_rcnn"; "solo"; "classification", on the mean of all levels of the pyramid (of a ResNet with a
+      feature pyramid network: on its last block, without the pyramid); or "backbone" for the pyramid alone.
     num_classes: without background. The paper's counts have the authors' 91 outputs (Mask R-CNN: 90 and background), and
       1001 in classification.
     input_size: (height, width) in pixels.
@@ -102,6 +104,7 @@ def profile(
     min_level: lowest level that the detection heads read.
     max_level: highest level that they read.
     mask_heads: sizes of Mask R-CNN's heads; when None the paper's for this architecture, by its name.
+    solo_heads: sizes and levels of SOLO's heads, see `counting.solo`; its authors' when None.
     activation: "relu" or "swish", of which training keeps more.
 
   Returns: the `Cost` of one image.
@@ -112,13 +115,15 @@ def profile(
     raise UserError(f"task is {task!r}; it must be one of {list(TASKS)}")
   arch, counter = find_architecture(architecture), Counter(tuple(input_size), activation)
   rules.check_size(arch, counter.input_size)
-  levels = arch.output_levels
-  if task in ("retinanet", "mask_rcnn"):
+  levels, remedy = arch.output_levels, "change min_level or max_level"
+  if task in ("retinanet", "mask_rcnn", "solo"):
     levels = tuple(range(min_level, max_level + 1))
+    if task == "solo":
+      solo_heads = solo_heads or SoloHeads()
+      levels, remedy = solo_heads.levels.pyramid, "change the sources of solo_heads.levels"
     if missing := sorted(set(levels) - set(arch.output_levels)):
       raise UserError(
-        f"{arch.name} has levels {list(arch.output_levels)}; {missing} of {list(levels)} are missing: change min_level "
-        "or max_level"
+        f"{arch.name} has levels {list(arch.output_levels)}; {missing} of {list(levels)} are missing: {remedy}"
       )
   if task == "mask_rcnn":
     mask_heads = mask_heads or MaskHeads.of(arch.name)
@@ -133,6 +138,8 @@ def profile(
     count_retinanet(counter, arch, levels, convs, width, num_classes, anchors_per_location)
   elif task == "mask_rcnn":
     count_mask_rcnn(counter, arch, levels, mask_heads, num_classes)
+  elif task == "solo":
+    count_solo(counter, arch, solo_heads, num_classes)
   elif task == "classification":
     count_classifier(counter, arch.endpoint_filters, levels, num_classes)
   return Cost(tuple(counter.ops))

@@ -87,8 +87,9 @@ class CocoEvaluator:
       detections: as `ops.nms.detect` returns them: `detection_boxes` float[B, D, 4] (ymin, xmin, ymax, xmax)
         in input pixels, `detection_scores` float[B, D], `detection_classes` int[B, D] model outputs from 0
         on, `num_detections` int[B]: rows after that many are padding. For masks also `detection_masks`, float[B, D, h, w]
-        probabilities within the boxes (or lists of arrays with sides of their own); or instead of them `detection_rles`,
-        B lists of RLEs in the original pixels.
+        probabilities within the boxes (or lists of arrays with sides of their own), or where there are
+        `detection_mask_boxes`, float[B, D, 4] in input pixels, within these; or instead of them `detection_rles`, B lists of
+        RLEs in the original pixels.
       batch: as `data.pipeline.detection_dataset` yields it: `source_id` string[B], `scale` float[B, 2] input
         pixels per original pixel (y, x), `original_size` int[B, 2] (height, width), `is_real` bool[B] (all,
         when it is missing).
@@ -132,8 +133,13 @@ class CocoEvaluator:
       return counts
     key = next((key for key in ("detection_rles", "detection_masks") if key in detections), None)
     if key is None:
-      raise UserError("masks are to be scored, but the detections have no detection_masks; evaluate a mask_rcnn")
-    boxes = rescale(np.asarray(detections["detection_boxes"])[real], np.asarray(batch["scale"])[real])
+      raise UserError(
+        "masks are to be scored, but the detections have no detection_masks; evaluate a mask_rcnn or a solo"
+      )
+    scale = np.asarray(batch["scale"])[real]
+    boxes = rescale(np.asarray(detections["detection_boxes"])[real], scale)
+    whole = detections.get("detection_mask_boxes")
+    whole = None if whole is None else rescale(np.asarray(whole)[real], scale)
     sizes = np.asarray(batch["original_size"])[real]
     rles: list[mask_lib.RLE] = []
     for i, row in enumerate(np.flatnonzero(real)):
@@ -147,7 +153,7 @@ class CocoEvaluator:
       if key == "detection_masks":
         if not all(np.isfinite(mask).all() for mask in masks):
           raise UserError("a detection's mask is not finite; the model's weights or outputs hold NaN or infinity")
-        masks = mask_lib.paste_all(masks, boxes[i][kept], size)
+        masks = mask_lib.paste_found(masks, boxes[i][kept], None if whole is None else whole[i][kept], size)
       elif wrong := [mask for mask in masks if list(mask["size"]) != size]:
         raise UserError(
           f"a mask in detection_rles has size {wrong[0]['size']}, its picture {size}; they must be the same"

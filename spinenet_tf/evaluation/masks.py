@@ -56,6 +56,51 @@ def paste_all(
   return _compress(rows, height, width)
 
 
+def paste_found(
+  masks: Iterable[np.ndarray],
+  boxes: Iterable[Sequence[float]],
+  mask_boxes: Iterable[Sequence[float]] | None,
+  size: Sequence[int],
+) -> list[RLE]:
+  """Puts the masks of N detections into a picture, wherever they lie.
+
+  Args:
+    masks: float[N, h, w], or N of float[h, w] with sides of their own.
+    boxes: float[N, 4], of the detections, (ymin, xmin, ymax, xmax) in pixels of the picture.
+    mask_boxes: float[N, 4], what the masks lie in, where that is not `boxes`: of SOLO the whole input of the network. Then
+      only what lies in a detection's box is computed.
+    size: (H, W) of the picture in pixels.
+
+  Returns: N RLEs.
+  """
+  if mask_boxes is None:
+    return paste_all(masks, boxes, size)
+  return paste_all(*cropped(masks, boxes, mask_boxes), size)
+
+
+def cropped(
+  masks: np.ndarray, boxes: np.ndarray, mask_boxes: np.ndarray
+) -> tuple[list[np.ndarray], list[tuple[float, float, float, float]]]:
+  """Cuts masks of whole pictures to what can hold their objects, so that `paste_all` computes no more than that.
+
+  Args:
+    masks: float[N, h, w].
+    boxes: float[N, 4], (ymin, xmin, ymax, xmax), round the parts of the masks that reach the threshold.
+    mask_boxes: float[N, 4], what the masks lie in.
+
+  Returns: parts of the masks, each with one value more round its box, and what these lie in; as arguments of `paste_all`.
+  """
+  parts, places = [], []
+  for mask, box, whole in zip(masks, np.asarray(boxes, np.float64), np.asarray(mask_boxes, np.float64)):
+    bins = np.array(mask.shape)
+    side = (whole[2:] - whole[:2]) / bins
+    first = np.clip(np.floor((box[:2] - whole[:2]) / side).astype(int) - 1, 0, bins - 1)
+    end = np.clip(np.ceil((box[2:] - whole[:2]) / side).astype(int) + 1, first + 1, bins)
+    parts.append(mask[first[0] : end[0], first[1] : end[1]])
+    places.append((*(whole[:2] + first * side), *(whole[:2] + end * side)))
+  return parts, places
+
+
 def _stretch(values: np.ndarray, start: float, stop: float, limit: int) -> tuple[int, np.ndarray]:
   """Interpolates along the first axis. (Matrix products would be shorter, and slow wherever other threads are busy.)
 

@@ -85,7 +85,9 @@ def sample_regions(
     )
 
 
-def mask_targets(masks: tf.Tensor, truth_boxes: tf.Tensor, regions: tf.Tensor, size: int = 28) -> tf.Tensor:
+def mask_targets(
+  masks: tf.Tensor, truth_boxes: tf.Tensor, regions: tf.Tensor, size: int | tuple[int, int] = 28
+) -> tf.Tensor:
   """Sees masks, which are stored within their own boxes, from regions.
 
   The value of a bin is the bilinear one at its centre, 0 outside the mask's box, cut at 1/2. A mask is the product of
@@ -95,16 +97,17 @@ def mask_targets(masks: tf.Tensor, truth_boxes: tf.Tensor, regions: tf.Tensor, s
     masks: uint8[B, S, h, w], 0 or 1: bins of `truth_boxes`.
     truth_boxes: float32[B, S, 4], (ymin, xmin, ymax, xmax) in input pixels.
     regions: float32[B, S, 4] likewise.
-    size: bins of a side of the result.
+    size: bins of a side of the result, or (rows, columns).
 
-  Returns: float32[B, S, size, size], 0 or 1; without a meaning where a box has no area.
+  Returns: float32[B, S, rows, columns], 0 or 1; without a meaning where a box has no area.
   """
   with tf.name_scope("mask_targets"):
     height, width = int(masks.shape[2]), int(masks.shape[3])
+    row_count, column_count = size if isinstance(size, tuple) else (size, size)
     ymin, xmin, ymax, xmax = tf.unstack(truth_boxes, axis=-1)
     y0, x0, y1, x1 = tf.unstack(regions, axis=-1)
-    rows = _interpolation(y0, y1, ymin, ymax, size, height)
-    columns = _interpolation(x0, x1, xmin, xmax, size, width)
+    rows = _interpolation(y0, y1, ymin, ymax, row_count, height)
+    columns = _interpolation(x0, x1, xmin, xmax, column_count, width)
     seen = tf.matmul(tf.matmul(rows, tf.cast(masks, tf.float32)), columns, transpose_b=True)
     return tf.stop_gradient(tf.cast(seen >= 0.5, tf.float32))
 

@@ -60,13 +60,13 @@ class Detector:
   """Preprocessing, network and non-maximum suppression as one function.
 
   Args:
-    model: as `build_retinanet` or `build_mask_rcnn` returns it, with a fixed input size.
+    model: as `build_retinanet`, `build_mask_rcnn` or `build_solo` returns it, with a fixed input size.
     categories: `data.meta.Meta`, or things with `id` and `name`, in the order of the model's outputs.
     score_threshold: objects with lower scores are left out, in [0, 1).
     class_ids: original id of each model output, where they are not simply the categories in their order.
     batch_size: pictures that go through the network together when several are given.
     direct: convolutions by the direct sum; on CPUs Winograd's are taken where they pay when False, equal up to rounding.
-    **detection: further arguments of the model's `find`: pre_nms_top_k, iou_threshold, max_detections.
+    **detection: further arguments of the model's `find`: pre_nms_top_k, max_detections, iou_threshold (not of SOLO).
 
   Raises: UserError when classes and model do not fit, or an argument is out of range.
   """
@@ -155,14 +155,18 @@ class Detector:
     sizes = np.array([array.shape[:2] for array in arrays])
     scale = np.stack([s.numpy() for s in scales])
     boxes, inside = to_original(out["detection_boxes"], scale, sizes)
-    whole = rescale(out["detection_boxes"], scale)  # what masks lie in, before anything was cut off
+    # What masks lie in: of SOLO the whole input, else the boxes before anything was cut off.
+    whole = rescale(out.get("detection_mask_boxes", out["detection_boxes"]), scale)
     keep = inside & (np.arange(boxes.shape[1]) < out["num_detections"][:, None])
     found = []
     for i in range(len(arrays)):
       classes = self._ids[out["detection_classes"][i][keep[i]]]
       masks = None
       if "detection_masks" in out:
-        masks = tuple(mask_lib.paste_all(out["detection_masks"][i][keep[i]], whole[i][keep[i]], sizes[i]))
+        values, place = out["detection_masks"][i][keep[i]], whole[i][keep[i]]
+        if "detection_mask_boxes" in out:
+          values, place = mask_lib.cropped(values, boxes[i][keep[i]], place)
+        masks = tuple(mask_lib.paste_all(values, place, sizes[i]))
       found.append(
         Detections(
           boxes=boxes[i][keep[i]].astype(np.float32),

@@ -212,7 +212,8 @@ def as_detections(
     keep &= outputs["detection_scores"] > threshold
   classes, masks = outputs["detection_classes"][keep], None
   if "detection_masks" in outputs:
-    masks = tuple(mask_lib.paste_all(outputs["detection_masks"][keep], outputs["detection_mask_boxes"][keep], size))
+    found = (outputs[key][keep] for key in ("detection_masks", "detection_boxes", "detection_mask_boxes"))
+    masks = tuple(mask_lib.paste_found(*found, size))
   return Detections(
     boxes=outputs["detection_boxes"][keep],
     scores=outputs["detection_scores"][keep],

@@ -14,7 +14,9 @@ from spinenet_tf.models.classifier import build_classifier
 from spinenet_tf.models.mask_rcnn import build_mask_rcnn
 from spinenet_tf.models.network import Network
 from spinenet_tf.models.retinanet import build_retinanet
+from spinenet_tf.models.solo import build_solo
 from spinenet_tf.ops.anchors import AnchorConfig
+from spinenet_tf.ops.solo_levels import solo_levels
 from spinenet_tf.serving.classifier import ImageClassifier
 from spinenet_tf.serving.detector import Detector
 from spinenet_tf.serving.exported import Exported, is_saved_model, load_exported, read_export_info
@@ -35,6 +37,7 @@ class _Kind:
 _KINDS = {
   "retinanet": _Kind(build_retinanet, Detector, "detection"),
   "mask_rcnn": _Kind(build_mask_rcnn, Detector, "detection"),
+  "solo": _Kind(build_solo, Detector, "detection"),
   "classification": _Kind(build_classifier, ImageClassifier, "classification"),
 }
 
@@ -59,7 +62,7 @@ class LoadedRun:
 
   @property
   def task(self) -> str:
-    """What it was trained for: "retinanet", "mask_rcnn" or "classification"."""
+    """What it was trained for: "retinanet", "mask_rcnn", "solo" or "classification"."""
     return self.description["task"]
 
   def use(self, *, direct: bool = False, **settings: Any) -> Detector | ImageClassifier:
@@ -123,7 +126,7 @@ def load_run(path: str | os.PathLike, *, fold: bool = True, input_size: tuple[in
 
 
 def task_of_run(path: str | os.PathLike) -> str:
-  """Returns what a run, or the run of a SavedModel, was trained for: "retinanet", "mask_rcnn" or "classification".
+  """Returns what a run, or the run of a SavedModel, was trained for: "retinanet", "mask_rcnn", "solo" or "classification".
 
   Args:
     path: as in `load`.
@@ -173,6 +176,8 @@ def build(run: dict[str, Any], where: str | os.PathLike = "model.json", folded: 
   # Statistics are only read from here on, so there is nothing to synchronise.
   arguments = {**run["model"], "synchronized": False, "folded": folded}
   arguments["input_size"] = tuple(arguments["input_size"])
+  if levels := arguments.get("solo_levels"):
+    arguments["solo_levels"] = solo_levels(levels)
   if anchors := arguments.get("anchors"):
     arguments["anchors"] = AnchorConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in anchors.items()})
   try:

@@ -25,6 +25,7 @@ from spinenet_tf.errors import UserError
 from spinenet_tf.models.mask_rcnn import MaskRCNN
 from spinenet_tf.models.naming import variable_tree
 from spinenet_tf.models.network import Network
+from spinenet_tf.models.solo import Solo
 from spinenet_tf.ops import winograd
 from spinenet_tf.serving.classifier import ImageClassifier
 from spinenet_tf.serving.decode import MAX_PIXELS, decode, decode_example
@@ -33,6 +34,7 @@ from spinenet_tf.serving.raw import raw_outputs
 
 TARGETS = ("cpu", "gpu")
 SIGNATURES = ("serving_default", "image_bytes", "tf_example", "raw")
+_WITH_MASKS = {MaskRCNN: "mask_rcnn", Solo: "solo"}
 Outputs = dict[str, tf.Tensor]
 
 
@@ -82,7 +84,7 @@ class ServingModule(abc.ABC):
   @property
   @abc.abstractmethod
   def task(self) -> str:
-    """As in model.json: "retinanet", "mask_rcnn" or "classification"."""
+    """As in model.json: "retinanet", "mask_rcnn", "solo" or "classification"."""
 
   @abc.abstractmethod
   def find(self, images: tf.Tensor) -> Outputs:
@@ -150,7 +152,8 @@ class ServingModule(abc.ABC):
       "num_detections": int32[B], the rest of D is padding.
       "image_error": string[B], empty, or why the image could not be read: then it has no detections.
       of Mask R-CNN "detection_masks": float32[B, D, 28, 28], probabilities, bins of the box of the same row in
-      "detection_mask_boxes": float32[B, D, 4], the box as found, of which a part may lie outside of the image.
+      "detection_mask_boxes": float32[B, D, 4], the box as found, of which a part may lie outside of the image; of SOLO the
+      same two, masks float32[B, D, 2h, 2w] of half the finest level's stride, all in one box: the network's whole input.
     For a classifier, by falling probability:
       "classes": int64[B, T], original ids; -1 where the image could not be read.
       "scores": float32[B, T]; "features": float32[B, C]; "image_error": string[B].
@@ -217,7 +220,7 @@ class DetectionModule(ServingModule):
   @property
   def task(self) -> str:
     """See the base class."""
-    return "mask_rcnn" if isinstance(self.model, MaskRCNN) else "retinanet"
+    return next((name for kind, name in _WITH_MASKS.items() if isinstance(self.model, kind)), "retinanet")
 
   def find(self, images: tf.Tensor) -> Outputs:
     """See the base class."""
@@ -252,6 +255,8 @@ class DetectionModule(ServingModule):
       outputs["image_error"] = placement.error
     if "detection_masks" in found:
       outputs["detection_masks"] = moved_up(found["detection_masks"])
+      if "detection_mask_boxes" in found:
+        whole, _, _ = to_original(found["detection_mask_boxes"], placement)
       outputs["detection_mask_boxes"] = moved_up(whole)
     return outputs
 

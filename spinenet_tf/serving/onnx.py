@@ -75,7 +75,7 @@ def export(
   """Writes ONNX files of a run and verifies them.
 
   Args:
-    source: a run directory or a checkpoint in it, as of `st.load`.
+    source: a run directory or a checkpoint in it, as of `st.load`; not of SOLO.
     output: folder to be made.
     flavours: of `FLAVOURS`; all that the task has when None: a classifier has no nms.
     overwrite: replace such a folder that is there.
@@ -94,6 +94,8 @@ def export(
   pictures = verification.pictures(images, count)
   with replacing(output, overwrite, _is_ours, "folder of ONNX files") as folder:
     run = load_run(source, input_size=input_size)
+    if run.task == "solo":
+      raise UserError(f"{os.fspath(source)!r} is a run of solo, which has no ONNX file; export it to a SavedModel")
     # Direct convolutions. Two of them, as each keeps the graph of its first trace: one is converted, one compared with.
     used = run.use(**settings)
     module, reference = (ServingModule.of(used, target="gpu") for _ in range(2))

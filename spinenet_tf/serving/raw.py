@@ -13,6 +13,7 @@ from spinenet_tf.models.classifier import Classifier
 from spinenet_tf.models.mask_rcnn import MaskRCNN
 from spinenet_tf.models.network import Network
 from spinenet_tf.models.retinanet import RetinaNet
+from spinenet_tf.models.solo import Solo
 from spinenet_tf.ops import boxes as box_ops
 from spinenet_tf.ops.anchors import anchors
 
@@ -25,12 +26,15 @@ def raw_outputs(model: Network, images: tf.Tensor, *, legacy_plus_one: bool = Fa
     images: float32[B, h, w, 3], normalised pixels as the network takes them.
     legacy_plus_one: of a detector, see `ops.boxes.decode`.
 
-  Returns: of a RetinaNet as `raw_retinanet`, of a Mask R-CNN as `raw_regions`, of a classifier as its call.
+  Returns: of a RetinaNet as `raw_retinanet`, of a Mask R-CNN as `raw_regions`, of a SOLO as `raw_cells`, of a classifier as
+    its call.
   """
   if isinstance(model, RetinaNet):
     return raw_retinanet(model, images, legacy_plus_one)
   if isinstance(model, MaskRCNN):
     return raw_regions(model, images, legacy_plus_one)
+  if isinstance(model, Solo):
+    return raw_cells(model, images)
   assert isinstance(model, Classifier)
   return dict(model(images, training=False))
 
@@ -71,3 +75,14 @@ def raw_regions(model: MaskRCNN, images: tf.Tensor, legacy_plus_one: bool = Fals
   boxes = box_ops.decode_region(codes, regions[:, :, None], legacy_plus_one=legacy_plus_one)
   boxes = box_ops.clip(boxes, size)
   return {"raw_scores": scores, "raw_boxes": boxes}
+
+
+def raw_cells(model: Solo, images: tf.Tensor) -> dict[str, tf.Tensor]:
+  """Returns what a SOLO says of all N cells, levels in their order and row by row; masks are made of the best of them only.
+
+  Returns:
+    "raw_scores": float32[B, N, K], in [0, 1], before the points NMS.
+  """
+  logits, levels = model(images, training=False)["cls_logits"], model.solo_levels
+  cells = [tf.reshape(logits[n], [-1, s * s, model.num_classes]) for n, s in zip(levels.names, levels.grids)]
+  return {"raw_scores": tf.sigmoid(tf.cast(tf.concat(cells, axis=1), tf.float32))}

@@ -101,9 +101,10 @@ def export(
   pictures = verification.pictures(images, count)
   with replacing(output, overwrite, _is_ours, "folder of TFLite files") as folder:
     run = load_run(source, input_size=input_size)
-    if run.task == "mask_rcnn":
+    if run.task in ("mask_rcnn", "solo"):
       raise UserError(
-        f"{os.fspath(source)!r} is a run of mask_rcnn, which has no TFLite file; export it to ONNX or a SavedModel"
+        f"{os.fspath(source)!r} is a run of {run.task}, which has no TFLite file; export it to "
+        f"{'a SavedModel' if run.task == 'solo' else 'ONNX or a SavedModel'}"
       )
     module = ServingModule.of(run.use(**settings), target="gpu")  # direct convolutions
     if module.settings.get("legacy_plus_one"):

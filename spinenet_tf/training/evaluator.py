@@ -10,11 +10,13 @@ import tensorflow as tf
 
 from spinenet_tf.data.preprocess import denormalize
 from spinenet_tf.evaluation.coco import CocoEvaluator
-from spinenet_tf.evaluation.masks import paste_all
+from spinenet_tf.evaluation.masks import paste_found
 from spinenet_tf.models.mask_rcnn import MaskRCNN
 from spinenet_tf.models.retinanet import RetinaNet
+from spinenet_tf.models.solo import Solo
 from spinenet_tf.training.inputs import Inputs
 from spinenet_tf.training.settings import DetectionSettings
+from spinenet_tf.training.solo_settings import SoloDetectionSettings
 from spinenet_tf.training.strategy import gather
 from spinenet_tf.visualize.boxes import draw
 
@@ -35,10 +37,10 @@ class DetectionEvaluator(orbit.AbstractEvaluator):
   def __init__(
     self,
     strategy: tf.distribute.Strategy,
-    model: RetinaNet | MaskRCNN,
+    model: RetinaNet | MaskRCNN | Solo,
     inputs: Inputs,
     data: Callable[[], tf.distribute.DistributedDataset],
-    detection: DetectionSettings,
+    detection: DetectionSettings | SoloDetectionSettings,
     pictures: int = 0,
     masks: bool = False,
   ):
@@ -101,8 +103,10 @@ class DetectionEvaluator(orbit.AbstractEvaluator):
       found = _marks(detections["detection_boxes"][i], detections["detection_classes"][i], names)
       found["scores"] = detections["detection_scores"][i][: len(found["boxes"])]
       if self._masks:
-        masks = detections["detection_masks"][i][: len(found["boxes"])]
-        found["masks"] = paste_all(masks, found["boxes"], images[i].shape[:2])
+        last = len(found["boxes"])
+        whole = detections["detection_mask_boxes"][i][:last] if "detection_mask_boxes" in detections else None
+        masks = detections["detection_masks"][i][:last]
+        found["masks"] = paste_found(masks, found["boxes"], whole, images[i].shape[:2])
       truth = _marks(boxes[i], classes[i], names)
       picture = draw(images[i], found, truth=truth, side_by_side=True, score_threshold=0.3)
       pictures.append(np.asarray(picture))

@@ -44,6 +44,7 @@ def train(setup: Setup, *, config: str = "", operative_config: str = "") -> dict
     batch=setup.plan.batch,
     rate=setup.rate,
     parts=setup.step.objective.parts,
+    counts=setup.step.objective.counts,
     headline=setup.task.headline,
   )
   _announce(setup, progress.say)

@@ -22,6 +22,7 @@ class Progress:
     batch: examples of one step, for images per second.
     rate: learning rate of a step.
     parts: names of the losses shown.
+    counts: names of other means over the steps, shown where they are not 0.
     headline: names of the metrics shown of an evaluation.
     say: prints a line.
   """
@@ -35,11 +36,12 @@ class Progress:
     rate: Callable[[int], Any],
     parts: Sequence[str],
     headline: Sequence[str],
+    counts: Sequence[str] = (),
     say: Callable[[str], None] | None = None,
   ):
     self._run, self._total, self._batch, self._rate = run, total, batch, rate
     self.say = say or (speak if run.writes else (lambda text: None))
-    self._parts, self._headline = parts, headline
+    self._parts, self._counts, self._headline = parts, counts, headline
     self._seconds_per_step: float | None = None
     self._begin = time.perf_counter()
 
@@ -81,6 +83,7 @@ class Progress:
       f"lr {line['learning_rate']:.3g}",
       f"grad {line['gradient_norm']:.2f}",
       f"mem {line['memory_gib']:.1f}G",
+      *(f"{name.replace('_', ' ')} {line[name]:.3g}" for name in self._counts if line[name]),
     ]
     return " | ".join(parts) + (f" | built in {duration(line['seconds'])}" if first else "")
 

@@ -16,6 +16,7 @@ from spinenet_tf.models.retinanet import RetinaNet, build_retinanet
 from spinenet_tf.ops.anchors import AnchorConfig
 from spinenet_tf.training import optimizers
 from spinenet_tf.training.schedules import Duration, Schedule
+from spinenet_tf.training.solo_settings import SoloDetectionSettings, SoloLossSettings, SoloSettings
 
 CLASS_LAYOUTS = ("contiguous", "original", "from_one")
 # Options of `ConvStyle` for weights from elsewhere.
@@ -57,14 +58,14 @@ class NetworkSettings:
 
 @dataclasses.dataclass(frozen=True)
 class ModelSettings(NetworkSettings):
-  """A detector; every field means what it does for `build_retinanet`, or `build_mask_rcnn`, except:
+  """A detector; every field means what it does for `build_retinanet`, `build_mask_rcnn` or `build_solo`, except:
 
   Attributes:
     architecture: a catalog name, a path to a JSON file, a dictionary, or an `Architecture`.
     num_classes: None takes the number from the data set's meta.json.
     image_size: side in pixels, or (height, width); of the model and of the data.
-    head_convs, head_width: of Mask R-CNN's box head and mask head.
-    anchor_size: None takes the architecture's.
+    head_convs, head_width: of Mask R-CNN's box head and mask head; of SOLO's two towers.
+    anchor_size: None takes the architecture's. SOLO has no anchors, and its levels stand in `SoloSettings`.
     num_scales: None is 3 for RetinaNet and 1 for Mask R-CNN.
     prior: not used by Mask R-CNN.
     synchronized: None synchronises batch statistics when there are several replicas.
@@ -339,7 +340,7 @@ class RunSettings:
   """How long, on what, and what is kept. Durations are steps (an int), "N steps" or "N epochs".
 
   Attributes:
-    task: "retinanet", "mask_rcnn" or "classification".
+    task: "retinanet", "mask_rcnn", "solo" or "classification".
     duration: of the run.
     strategy: "auto", "one_device", "mirrored", "multi_worker" or "tpu".
     tpu: name or address of the TPU, for strategy "tpu".
@@ -413,11 +414,14 @@ class Experiment:
 
   model: ModelSettings = ModelSettings()
   mask_rcnn: MaskRCNNSettings = MaskRCNNSettings()
+  solo: SoloSettings = dataclasses.field(default_factory=SoloSettings)
   classifier: ClassifierSettings = ClassifierSettings()
   data: DataSettings = DataSettings()
   schedule: Schedule = dataclasses.field(default_factory=Schedule)
   loss: LossSettings = LossSettings()
   mask_rcnn_loss: MaskRCNNLossSettings = MaskRCNNLossSettings()
+  solo_loss: SoloLossSettings = dataclasses.field(default_factory=SoloLossSettings)
   classifier_loss: ClassifierLossSettings = ClassifierLossSettings()
   detection: DetectionSettings = DetectionSettings()
+  solo_detection: SoloDetectionSettings = dataclasses.field(default_factory=SoloDetectionSettings)
   train: RunSettings = RunSettings()

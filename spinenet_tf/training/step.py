@@ -61,7 +61,12 @@ class TrainStep:
   @property
   def metrics(self) -> tuple[str, ...]:
     """Names of what `update` returns."""
-    return (*self.objective.parts, "l2", "total", "gradient_norm")
+    return (*self.reported, "l2", "total", "gradient_norm")
+
+  @property
+  def reported(self) -> tuple[str, ...]:
+    """Names of what the objective returns beside its total."""
+    return (*self.objective.parts, *self.objective.counts)
 
   def gradients(self, batch: dict[str, tf.Tensor], part: tf.Tensor | int) -> tuple[list[tf.Tensor], tf.Tensor]:
     """Returns this replica's gradients and losses for one batch.
@@ -70,7 +75,7 @@ class TrainStep:
       batch: what the objective takes.
       part: index of the batch among the `accumulation` ones of the step.
 
-    Returns: gradients, one for each of `variables`, and float32[P + 1]: the objective's parts and their total.
+    Returns: gradients, one for each of `variables`, and float32[P + 1]: what the objective reports, and the total.
     """
     with tf.GradientTape() as tape:
       with step_seed(self._seed(part)), dropblock_strength(self._strength()):
@@ -82,7 +87,7 @@ class TrainStep:
     gradients = differentiate(tape, goal, self.variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
     if isinstance(self.optimizer, keras.mixed_precision.LossScaleOptimizer):
       gradients = self.optimizer.get_unscaled_gradients(gradients)
-    parts = tf.stack([losses[part] for part in (*self.objective.parts, "total")]) / self.accumulation
+    parts = tf.stack([losses[part] for part in (*self.reported, "total")]) / self.accumulation
     return gradients, parts
 
   def update(self, gradients: Sequence[tf.Tensor], losses: tf.Tensor) -> tf.Tensor:

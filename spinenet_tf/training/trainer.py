@@ -113,7 +113,7 @@ class Trainer(orbit.AbstractTrainer):
       results = self._strategy.run(self._accumulate, args=(batch, part))
       return part + 1, losses + first_value(self._strategy, results), waited + seconds
 
-    parts = len(self._step.objective.parts) + 1
+    parts = len(self._step.reported) + 1
     start = (0, tf.zeros([parts]) + 0.0 * previous[:parts], tf.constant(0.0, tf.float64))
     count = self._step.accumulation
     _, losses, seconds = tf.while_loop(lambda part, *_: part < count, body, start, parallel_iterations=1)

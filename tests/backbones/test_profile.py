@@ -5,10 +5,12 @@ import dataclasses
 import pytest
 
 from spinenet_tf.backbones.catalog import architecture
+from spinenet_tf.backbones.counting.solo import SoloHeads
 from spinenet_tf.backbones.profile import profile
 from spinenet_tf.backbones.spec import Architecture, BlockSpec
 from spinenet_tf.errors import UserError
 from spinenet_tf.heads.sizes import MaskHeads
+from spinenet_tf.ops.solo_levels import SoloLevels
 
 TINY = Architecture(
   "tiny",
@@ -130,3 +132,30 @@ def test_bad_arguments():
     profile("spinenet49", min_level=2)
   with pytest.raises(UserError, match="32 x 32 pixels leaves no features at level 7"):
     profile("spinenet49", input_size=(32, 32))
+
+
+def test_solo():
+  levels = SoloLevels((3, 3), (8, 8), (4, 2), ((1, 16), (8, 64)))
+  heads = SoloHeads(convs=2, filters=32, levels=levels)
+  parts = profile(TINY, "solo", 3, (32, 32), solo_heads=heads).by("part")
+  pixels, tower = 4 * 4, 9 * 8 * 32 + 9 * 32 * 32  # both levels read the features of level 3
+  category = parts["category tower"]
+  assert category.multiply_adds == category.multiply_adds_run == (tower + 9 * 32 * 3) * (16 + 4)
+  assert category.parameters == tower + 9 * 32 * 3 + 3 + 2 * 2 * 32  # once, with its norms, for all levels
+  tower += 9 * 2 * 32  # x and y
+  mask = parts["mask tower"]
+  assert (mask.multiply_adds, mask.multiply_adds_run) == (2 * tower * pixels, tower * pixels)
+  assert mask.parameters == tower + 2 * 2 * 32
+  masks = parts["masks"]
+  assert masks.parameters == 33 * (16 + 4)
+  assert masks.multiply_adds == 4 * pixels * 32 * (16 + 4)  # all cells, at twice the features' size
+  assert masks.multiply_adds_run == pixels * 32 * 500  # the candidates, before they are enlarged
+  assert masks.training_bytes == 4 * 4 * pixels * (16 + 4)  # fewer cells than are chosen at most: all
+  rows = profile(TINY, "solo", 3, (32, 32), solo_heads=dataclasses.replace(heads, decoupled=True)).by("part")["masks"]
+  assert (rows.parameters, rows.multiply_adds) == (33 * 2 * (4 + 2), 4 * pixels * 32 * 2 * (4 + 2))
+  unaligned = profile(TINY, "solo", 3, (32, 32), solo_heads=dataclasses.replace(heads, aligned=False)).by("part")
+  assert unaligned["category tower"].multiply_adds == (tower - 9 * 2 * 32) * 2 * pixels + 9 * 32 * 3 * (16 + 4)
+  with pytest.raises(UserError, match=r"\[4\] of \[3, 4\] are missing: change the sources"):
+    profile(TINY, "solo", 3, (32, 32), solo_heads=SoloHeads(levels=dataclasses.replace(levels, sources=(3, 4))))
+  with pytest.raises(UserError, match="convs of SOLO's heads is 0"):
+    SoloHeads(convs=0)

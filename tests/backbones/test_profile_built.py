@@ -9,10 +9,13 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from spinenet_tf.backbones.builder import build_backbone
 from spinenet_tf.backbones.catalog import names
+from spinenet_tf.backbones.counting.solo import SoloHeads
 from spinenet_tf.backbones.edit import damaged
 from spinenet_tf.backbones.profile import profile
 from spinenet_tf.models.mask_rcnn import build_mask_rcnn
 from spinenet_tf.models.retinanet import build_retinanet
+from spinenet_tf.models.solo import build_solo
+from spinenet_tf.ops.solo_levels import SoloLevels
 
 
 def _values(model):
@@ -38,6 +41,13 @@ def test_parameters_of_a_detector_on_some_levels(name, levels):
 @pytest.mark.parametrize("name", ["spinenet49s", "r50_fpn", pytest.param("spinenet190", marks=pytest.mark.slow)])
 def test_parameters_of_mask_rcnn(name):
   assert profile(name, "mask_rcnn", 5, (80, 80)).parameters == _values(build_mask_rcnn(name, 5, (80, 80)))
+
+
+@pytest.mark.parametrize(("name", "decoupled"), [("spinenet49s", False), ("r50_fpn", True)])
+def test_parameters_of_solo(name, decoupled):
+  levels = SoloLevels((3, 4, 6), (8, 16, 32), (20, 16, 12), ((1, 96), (48, 192), (96, 384)))
+  cost = profile(name, "solo", 5, (80, 80), solo_heads=SoloHeads(levels=levels, decoupled=decoupled))
+  assert cost.parameters == _values(build_solo(name, 5, (80, 80), solo_levels=levels, decoupled=decoupled))
 
 
 @pytest.mark.parametrize("remove", ["short", "both"])

@@ -8,8 +8,11 @@ import pytest
 import tensorflow as tf
 
 from spinenet_tf import configs
+from spinenet_tf.backbones.counting.solo import SoloHeads
+from spinenet_tf.backbones.profile import profile
 from spinenet_tf.compat import forgotten
 from spinenet_tf.training import setup as setups
+from spinenet_tf.training.solo_settings import SoloDetectionSettings, SoloLossSettings, SoloSettings
 from spinenet_tf.training.tasks import task_of
 from spinenet_tf.training.trainer import Trainer
 
@@ -69,7 +72,10 @@ def test_protocols_are_the_published_ones(network, protocol):
   assert [total - drop for drop in resolved.drops] == [30 * 463, 10 * 463]
 
 
-@pytest.mark.parametrize("name", [name for name in LEAVES if name.startswith(("ablation/", "baselines/"))])
+ABLATIONS = [name for name in LEAVES if name.startswith(("ablation/", "baselines/")) and "/solo_" not in name]
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
 def test_comparisons_differ_in_the_architecture_alone(name):
   protocol = "A" if name.startswith("ablation/") else "B"
   configs.parse([name])
@@ -182,6 +188,87 @@ def test_mask_rcnns_follow_the_protocol(network):
   assert task_of(made).network.anchors().per_location == 3
 
 
+SOLO = {"spinenet49s": 640, "spinenet49": 640, "spinenet96": 1024, "r50_fpn": 640}
+SWITCHES = {
+  "box_centre": {"centre": "box"},
+  "sigma": {"sigma": 0.4},
+  "unaligned": {"aligned": False},
+  "negatives": {"negatives": True},
+  "one_level": {"multi_level": False},
+}
+
+
+def solo_cost(made):
+  """What the header of an experiment with SOLO says of its cost."""
+  heads = SoloHeads(levels=made.solo.levels(), aligned=made.solo.aligned)
+  cost = profile(made.model.architecture, "solo", 80, made.model.size, solo_heads=heads)
+  return (
+    f"{cost.multiply_adds / 1e9:.1f}B multiply-adds with all S^2 masks, {cost.multiply_adds_run / 1e9:.1f}B as run, "
+    f"{cost.parameters / 1e6:.1f}M parameters (counted)"
+  )
+
+
+@pytest.mark.parametrize("network", SOLO)
+def test_solos_follow_the_published_schedule_or_protocol(network):
+  name = f"solo/{network}.gin"
+  configs.parse([name])
+  made = configs.experiment()
+  plan = setups.make_plan(made, 118_287)
+  rate = made.schedule.resolve(batch=plan.batch, epoch=plan.epoch, total=plan.total)
+  epoch = 7393  # steps, of 16 images
+  assert (plan.batch, plan.total, list(rate.drops)) == (16, 36 * epoch, [27 * epoch, 33 * epoch])
+  rates = [float(rate(step)) for step in (1000, 28 * epoch, 34 * epoch)]
+  assert rates == pytest.approx([0.01, 0.001, 0.0001])
+  assert (made.train.task, made.train.weight_decay, made.train.clip_norm) == ("solo", 1e-4, 35)
+  assert made.train.optimizer(learning_rate=lambda: 0.1).get_config()["momentum"] == 0.9
+  assert (made.model.architecture, made.model.size) == (network, (SOLO[network],) * 2)
+  # Levels, targets, losses and suppression are the published ones, which are the defaults.
+  assert (made.solo, made.solo_loss, made.solo_detection) == (
+    SoloSettings(),
+    SoloLossSettings(),
+    SoloDetectionSettings(),
+  )
+  assert f"# Cost:      {solo_cost(made)}" in (EXPERIMENTS / name).read_text()
+  configs.parse(["spinenet49_protB.gin"])
+  other = configs.experiment()
+  configs.parse([f"solo/{network}_protB.gin"])
+  protocol = configs.experiment()
+  model = dataclasses.replace(other.model, architecture=network, image_size=SOLO[network])
+  train = dataclasses.replace(other.train, task="solo", clip_norm=35.0)
+  assert protocol == dataclasses.replace(other, model=model, train=train)
+  assert f"# Cost:      {solo_cost(protocol)}" in (EXPERIMENTS / f"solo/{network}_protB.gin").read_text()
+
+
+def test_ablations_of_solo_turn_one_switch_each():
+  assert {name for name in LEAVES if name.startswith("ablation/solo_")} == {f"ablation/solo_{x}.gin" for x in SWITCHES}
+  configs.parse(["solo/r50_fpn.gin"])
+  plain = configs.experiment()
+  for name, switch in SWITCHES.items():
+    configs.parse([f"ablation/solo_{name}.gin"])
+    made = configs.experiment()
+    assert made == dataclasses.replace(plain, solo=dataclasses.replace(plain.solo, **switch))
+    assert f"# Cost:      {solo_cost(made)}" in (EXPERIMENTS / f"ablation/solo_{name}.gin").read_text()
+
+
+def test_nuclei_of_both_kinds_have_the_same_data_backbone_and_steps():
+  made = []
+  for name in ("nuclei", "nuclei_solo"):
+    configs.parse([f"custom/{name}.gin"])
+    made.append(configs.experiment())
+  masks, solo = made
+  rates = {"learning_rate": 0.001, "warmup_learning_rate": 0.0001}  # Adam's
+  assert solo.data == masks.data and solo.schedule == dataclasses.replace(masks.schedule, **rates)
+  train = dataclasses.replace(masks.train, task="solo", clip_norm=35.0)
+  assert dataclasses.replace(solo.train, optimizer=train.optimizer) == train
+  assert type(solo.train.optimizer(learning_rate=lambda: 0.1)).__name__ == "Adam"
+  own = {
+    "head_convs": masks.model.head_convs,
+    "anchor_size": masks.model.anchor_size,
+    "max_level": masks.model.max_level,
+  }
+  assert dataclasses.replace(solo.model, **own) == masks.model
+
+
 def narrow(arch):
   """The same connections, few channels; of a ResNet, one block for each level."""
   stem = arch.stem
@@ -208,14 +295,24 @@ def shrunk(made):
     settings = dataclasses.replace(settings, head_convs=1, head_width=8)
     heads = dataclasses.replace(made.mask_rcnn, dense_width=16, region_samples=16, mask_samples=4)
     made = dataclasses.replace(made, mask_rcnn=heads)
+  if made.train.task == "solo":
+    settings = dataclasses.replace(settings, head_convs=1, head_width=8)
+    made = dataclasses.replace(made, solo=dataclasses.replace(made.solo, cells=8))
   return dataclasses.replace(made, **{part: settings})
 
 
 def operations(made):
-  """What decides which operations a step has. Rates, drop times and jitter are values that other tests look at."""
+  """What decides which operations a step has. Rates, drop times and jitter are values that other tests look at. SOLO reads
+  its pyramid from backbones that step with other tasks, and tests/training/test_solo.py steps with all its switches turned.
+  """
   network = made.classifier if made.train.task == "classification" else made.model
   network = dataclasses.replace(network, stochastic_depth=network.stochastic_depth > 0)
-  return repr((network, made.mask_rcnn, made.loss, made.classifier_loss, made.train))
+  if made.train.task == "solo":
+    network = dataclasses.replace(network, architecture="spinenet49")
+  train = dataclasses.replace(made.train, weight_decay=float(made.train.weight_decay > 0))
+  switches = {name: getattr(SoloSettings(), name) for turned in SWITCHES.values() for name in turned}
+  solo = dataclasses.replace(made.solo, **switches)
+  return repr((network, made.mask_rcnn, solo, made.loss, made.classifier_loss, train))
 
 
 def first_loss(made, folder):

@@ -14,15 +14,18 @@ from spinenet_tf.heads.classification import ClassifierHead
 from spinenet_tf.heads.mask import Doubling, MaskHead
 from spinenet_tf.heads.retinanet import Tower
 from spinenet_tf.heads.rpn import RegionProposalHead
+from spinenet_tf.heads.solo import AtStride, CategoryHead, CellMasks, MaskTower
 from spinenet_tf.layers.blocks import Block
 from spinenet_tf.layers.conv_norm import ConvNorm, DepthwiseNorm
 from spinenet_tf.layers.dropblock import DropBlock
+from spinenet_tf.layers.group_norm import GroupNorm
 from spinenet_tf.layers.mbconv import MBConv, SqueezeExcitation
 from spinenet_tf.layers.resample import Resample, SeparableResample
 from spinenet_tf.layers.stochastic_depth import StochasticDepth
 from spinenet_tf.models.classifier import Classifier
 from spinenet_tf.models.mask_rcnn import MaskRCNN
 from spinenet_tf.models.retinanet import RetinaNet
+from spinenet_tf.models.solo import Solo
 from spinenet_tf.ops.anchors import AnchorConfig
 
 STYLE = {
@@ -106,6 +109,14 @@ def both_stages(model: MaskRCNN, images: tf.Tensor, training: bool | None = None
   return outputs, second, model.mask_outputs(outputs["pyramid"], boxes, classes, training=training)
 
 
+def with_cells(model: Solo, images: tf.Tensor, training: bool | None = None) -> Any:
+  """Returns what a SOLO makes of images, and the masks of two cells of each level."""
+  outputs = model(images, training=training)
+  cells = tf.tile(tf.constant([[0, 3]]), [tf.shape(images)[0], 1])
+  cells = dict.fromkeys(model.solo_levels.names, cells)
+  return outputs, model.mask_outputs(outputs["mask_features"], cells, training=training)
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
   """A class, arguments that are none of them the default, the shape of an input, and how it is used: `use(layer, inputs)`."""
@@ -160,6 +171,18 @@ MASK_RCNN = {
   "head_convs": 1,
   "head_filters": 8,
   "dense": 10,
+}
+SOLO_LEVELS = {"sources": (3, 4), "strides": (8, 8), "grids": (5, 3), "scales": ((1.0, 20.0), (10.0, 64.0))}
+SOLO_HEAD = {"convs": 2, "filters": 6, "levels": SOLO_LEVELS}
+SOLO_FEATURES = {"3_8": (2, 8, 12, 4), "4_8": (2, 8, 12, 4)}
+SOLO = {
+  "num_classes": 3,
+  "solo_levels": SOLO_LEVELS,
+  "head_convs": 1,
+  "head_filters": 8,
+  "decoupled": True,
+  "aligned": False,
+  "prior": 0.1,
 }
 RETINANET = {
   "num_classes": 3,
@@ -225,6 +248,16 @@ CASES = {
   "Doubling": Case(Doubling, {"filters": 6, "use_bias": False}),
   "MaskHead": Case(MaskHead, MASK_HEAD | {"style": STYLE}, (5, 14, 14, 8)),
   "MaskHead folded": Case(MaskHead, MASK_HEAD | {"style": FOLDED}, (5, 14, 14, 8)),
+  "GroupNorm": Case(GroupNorm, {"groups": 6, "epsilon": 0.01}),
+  "AtStride": Case(AtStride, {"levels_down": -1}),
+  "AtStride uneven": Case(AtStride, {"levels_down": 1, "output_size": (5, 6)}, free_size=False),
+  "CategoryHead": Case(
+    CategoryHead, SOLO_HEAD | {"num_classes": 3, "aligned": False, "prior": 0.1, "style": STYLE}, SOLO_FEATURES
+  ),
+  "CategoryHead folded": Case(CategoryHead, SOLO_HEAD | {"num_classes": 3, "style": FOLDED}, SOLO_FEATURES),
+  "MaskTower": Case(MaskTower, SOLO_HEAD | {"style": STYLE}, SOLO_FEATURES),
+  "CellMasks": Case(CellMasks, {"grid": 3, "prior": 0.1}),
+  "CellMasks decoupled": Case(CellMasks, {"grid": 3, "decoupled": True}),
   "ClassifierHead": Case(ClassifierHead, {"num_classes": 5, "levels": (4, 5)}, {"4": (2, 4, 6, 8), "5": (2, 2, 3, 8)}),
   "ClassifierHead uneven": Case(
     ClassifierHead, {"num_classes": 5, "levels": (4, 5)}, {"4": (2, 3, 7, 8), "5": (2, 2, 4, 8)}, free_size=False
@@ -251,6 +284,13 @@ CASES = {
     (2, 72, 100, 3),
     free_size=False,
     use=both_stages,
+  ),
+  "Solo": Case(
+    Solo,
+    {"backbone": {"name": "toy", **_backbone(FPN_ARCH, (72, 100))}, **SOLO},
+    (2, 72, 100, 3),
+    free_size=False,
+    use=with_cells,
   ),
   "Classifier": Case(
     Classifier,

@@ -11,6 +11,12 @@ CATEGORIES = [{"id": 2, "name": "cat"}, {"id": 9, "name": "dog"}]
 SMALL = {
   "retinanet": {"head_convs": 1, "head_width": 8},
   "mask_rcnn": {"head_convs": 1, "head_width": 8, "dense_width": 16, "endpoint_width": 16},
+  "solo": {
+    "head_convs": 1,
+    "head_width": 8,
+    "prior": 0.5,
+    "solo_levels": {"sources": (3, 4), "strides": (8, 16), "grids": (6, 4), "scales": ((1, 64), (32, 256))},
+  },
   "classification": {},
 }
 
@@ -25,8 +31,14 @@ def make_run(path, task, size=(96, 128), seed=0, arch=None, **more):
   from spinenet_tf.models.mask_rcnn import build_mask_rcnn
   from spinenet_tf.models.naming import variable_tree
   from spinenet_tf.models.retinanet import build_retinanet
+  from spinenet_tf.models.solo import build_solo
 
-  build = {"retinanet": build_retinanet, "mask_rcnn": build_mask_rcnn, "classification": build_classifier}[task]
+  build = {
+    "retinanet": build_retinanet,
+    "mask_rcnn": build_mask_rcnn,
+    "solo": build_solo,
+    "classification": build_classifier,
+  }[task]
   arch = arch or scaled(architecture("spinenet49s"), filter_scale=0.25, endpoint_filters=16)
   sizes = {**SMALL[task], **more}
   model = build(arch, 2, size, **sizes)
@@ -79,7 +91,7 @@ def tiny_runs(tmp_path_factory):
       arch = Architecture(
         "tiny", (BlockSpec(2, kind),), blocks, filter_scale=0.25, endpoint_filters=16, stem_filters=8, separable=mobile
       )
-      levels = {} if task == "classification" else {"min_level": 3, "max_level": 5}
+      levels = {} if task in ("classification", "solo") else {"min_level": 3, "max_level": 5}
       made[task, mobile] = make_run(folder / f"{task}_{mobile}", task, (64, 96), arch=arch, **levels)
     return made[task, mobile]
 

@@ -183,8 +183,9 @@ def test_refused(tiny_runs, photos, tmp_path):
     export(run, tmp_path / "new")
   with pytest.raises(UserError, match=r"precisions \['int4'\] are not known"):
     export(run, tmp_path / "new", precisions=["int4"])
-  with pytest.raises(UserError, match="a run of mask_rcnn, which has no TFLite file"):
-    export(tiny_runs("mask_rcnn"), tmp_path / "new", precisions=["float32"])
+  for task in ("mask_rcnn", "solo"):
+    with pytest.raises(UserError, match=f"a run of {task}, which has no TFLite file"):
+      export(tiny_runs(task), tmp_path / "new", precisions=["float32"])
   with pytest.raises(UserError, match="has detection.legacy_plus_one on, and TFLite's operation decodes boxes without"):
     export(run, tmp_path / "new", precisions=["float32"], legacy_plus_one=True)
   with pytest.raises(UserError, match=r"a run of classification has no TFLite file \['nms'\]"):

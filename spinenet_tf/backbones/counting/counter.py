@@ -59,6 +59,7 @@ class Counter:
     bias: bool = False,
     then: str = "activate",
     shared: bool = False,
+    shared_norm: bool = False,
     run_level: int | None = None,
     pixels: int | None = None,
     spread: int = 1,
@@ -76,6 +77,7 @@ class Counter:
       bias: one for each channel.
       then: what happens to the result.
       shared: the weights (not the normalisation) are those of an op counted before.
+      shared_norm: the normalisation's too.
       run_level: the level at which it is executed; `level` when None.
       pixels: where the kernel is applied; those of `level` when None.
       spread: pixels that it writes at each; 4 for a 2x2 transposed convolution of stride 2.
@@ -83,7 +85,7 @@ class Counter:
     weights = kernel**2 * (inputs if depthwise else inputs * outputs)
     pixels = self.pixels(level) if pixels is None else pixels
     run_pixels = pixels if run_level is None else self.pixels(run_level)
-    parameters = 2 * outputs * norm + (0 if shared else weights + outputs * bias)
+    parameters = 2 * outputs * (norm and not shared_norm) + (0 if shared else weights + outputs * bias)
     values = run_pixels * spread * outputs
     kept = values * (norm + self._copies[then])
     self.ops.append(Op(part, level, parameters, weights * pixels, weights * run_pixels, values, kept))

@@ -24,9 +24,9 @@ def named_answer(
     min_score: in [0, 1]; lower scores are left out.
 
   Returns: JSON with `image` (height, width). Of a detector `detections`, each with name, class, score, box [ymin, xmin,
-    ymax, xmax] in pixels, and of Mask R-CNN mask: its own box, which may reach out of the picture, and probabilities in
-    that box times 255 as bytes in base64, row by row, with their shape. Of a classifier `classes`, each with name, class,
-    score. Best first.
+    ymax, xmax] in pixels, and of Mask R-CNN and SOLO mask: its own box, which may reach out of the picture, and
+    probabilities in that box times 255 as bytes in base64, row by row, with their shape. Of a classifier `classes`, each
+    with name, class, score. Best first.
   """
   document: dict[str, Any] = {"image": {"height": size[0], "width": size[1]}}
   if "detection_boxes" in outputs:

@@ -8,8 +8,9 @@ from spinenet_tf.training.tasks.base import Task
 from spinenet_tf.training.tasks.classification import Classification
 from spinenet_tf.training.tasks.mask_rcnn import MaskRCNNTask
 from spinenet_tf.training.tasks.retinanet import RetinaNetTask
+from spinenet_tf.training.tasks.solo import SoloTask
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (RetinaNetTask, MaskRCNNTask, Classification)}
+TASKS: dict[str, type[Task]] = {task.name: task for task in (RetinaNetTask, MaskRCNNTask, SoloTask, Classification)}
 
 
 def task_of(experiment: Experiment) -> Task:

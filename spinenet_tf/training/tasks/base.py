@@ -19,12 +19,14 @@ class Objective(Protocol):
 
   Attributes:
     parts: names of the losses that are reported; they add up, weighted, to "total".
+    counts: names of what is reported beside them and is no loss, summed over replicas.
   """
 
   parts: tuple[str, ...]
+  counts: tuple[str, ...]
 
   def __call__(self, model: keras.Model, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """Returns float32[] for each part and "total", normalised so that the sum over replicas is the loss."""
+    """Returns float32[] for each part, count and "total", normalised so that the sum over replicas is the loss."""
 
 
 class Scores(Protocol):

@@ -29,6 +29,7 @@ class ClassificationObjective:
 
   loss: ClassificationLoss
   parts = ("cls",)
+  counts = ()
 
   def __call__(self, model: Classifier, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     """Returns "cls" and "total".

@@ -90,6 +90,7 @@ class MaskRCNNObjective:
   loss: MaskRCNNLoss
   settings: MaskRCNNSettings
   parts = ("rpn_cls", "rpn_box", "cls", "box", "mask")
+  counts = ()
 
   def __call__(self, model: MaskRCNN, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     """Returns the parts and "total".

@@ -31,6 +31,7 @@ class RetinaNetObjective:
 
   loss: RetinaNetLoss
   parts = ("cls", "box")
+  counts = ()
 
   def __call__(self, model: RetinaNet, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     """Returns "cls", "box" and "total".

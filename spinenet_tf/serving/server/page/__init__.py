@@ -29,7 +29,7 @@ def fill(text: str, name: str, info: Mapping[str, Any]) -> str:
 
 def describe(info: Mapping[str, Any]) -> str:
   """Returns a line about a model: task, architecture, input size, classes, as far as they are known."""
-  tasks = {"retinanet": "RetinaNet", "mask_rcnn": "Mask R-CNN", "classification": "classifier"}
+  tasks = {"retinanet": "RetinaNet", "mask_rcnn": "Mask R-CNN", "solo": "SOLO", "classification": "classifier"}
   parts = [tasks.get(str(info.get("task")), "")]
   architecture = info.get("architecture")
   parts.append(str(architecture.get("name", "")) if isinstance(architecture, Mapping) else str(architecture or ""))
