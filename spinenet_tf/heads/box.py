@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-
 import tensorflow as tf
 
 from spinenet_tf.compat import keras
-from spinenet_tf.heads.regions import RegionConvolutions, in_parts
+from spinenet_tf.heads.regions import RegionConvolutions
 from spinenet_tf.layers.style import ConvStyle
 
 
@@ -57,9 +55,6 @@ class BoxHead(RegionConvolutions):
   @tf.autograph.experimental.do_not_convert
   def call(self, crops: tf.Tensor, training: bool | None = None) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the class logits and the box codes of every region."""
-    return in_parts(functools.partial(self._outputs, training=training), crops, parts=self._parts(crops, training))
-
-  def _outputs(self, crops: tf.Tensor, training: bool | None) -> tuple[tf.Tensor, tf.Tensor]:
     features = self._features(crops, training)
     height, width, channels = features.shape[1:]
     features = self.dense(tf.reshape(features, [-1, height * width * channels]))

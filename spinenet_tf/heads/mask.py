@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-
 import tensorflow as tf
 
 from spinenet_tf.compat import keras
-from spinenet_tf.heads.regions import RegionConvolutions, in_parts
+from spinenet_tf.heads.regions import RegionConvolutions
 from spinenet_tf.layers.style import ConvStyle
 
 
@@ -88,11 +86,6 @@ class MaskHead(RegionConvolutions):
   @tf.autograph.experimental.do_not_convert
   def call(self, crops: tf.Tensor, classes: tf.Tensor | None = None, training: bool | None = None) -> tf.Tensor:
     """Returns the mask logits."""
-    regions = [crops] if classes is None else [crops, classes]
-    masks = functools.partial(self._masks, training=training)
-    return in_parts(masks, *regions, parts=self._parts(crops, training))[0]
-
-  def _masks(self, crops: tf.Tensor, classes: tf.Tensor | None = None, *, training: bool | None) -> tuple[tf.Tensor]:
     squares = self.double(self._features(crops, training))
     height, width = (n or tf.shape(squares)[i] for i, n in enumerate(squares.shape[1:3], 1))
     pixels = tf.reshape(squares, [-1, height, 4 * width, self.filters])
@@ -104,7 +97,7 @@ class MaskHead(RegionConvolutions):
       bias = tf.gather(self.predict.bias[:, None, None], classes)
       masks = (tf.einsum("nhwc,nc->nhw", pixels, kernel) + bias)[..., None]
     masks = assembled(tf.cast(tf.reshape(masks, [-1, height, width, 4, masks.shape[-1]]), tf.float32))
-    return (masks if classes is None else masks[..., 0],)
+    return masks if classes is None else masks[..., 0]
 
   def get_config(self) -> dict:
     """Returns the constructor's arguments."""

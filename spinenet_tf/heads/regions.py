@@ -11,7 +11,7 @@ from spinenet_tf.layers.convolution import Convolution
 from spinenet_tf.layers.style import ConvStyle
 from spinenet_tf.ops import winograd_crops
 
-PARTS = 5
+WIDEST = 8  # pixels of crops in inference: direct sums are as fast for the few larger ones that masks are made of
 
 
 class RegionConvolutions(keras.layers.Layer):
@@ -53,18 +53,12 @@ class RegionConvolutions(keras.layers.Layer):
 
   def _features(self, crops: tf.Tensor, training: bool | None) -> tf.Tensor:
     """Returns what comes out of the units, float[N, H, W, filters]."""
-    if not self._turned(crops):
+    few = not training and None not in crops.shape[1:3] and max(crops.shape[1:3]) > WIDEST
+    if few or not all(unit.built and winograd_crops.pays(crops, unit.kernel) for unit in self.tower):
       return self._units(crops, self.tower, training)
     convolutions = [_behind_each_other(unit) for unit in self.tower]
     features = self._units(tf.transpose(crops, [1, 2, 0, 3]), convolutions, training)
     return tf.transpose(features, [2, 0, 1, 3])
-
-  def _turned(self, crops: tf.Tensor) -> bool:
-    return all(unit.built and winograd_crops.pays(crops, unit.kernel) for unit in self.tower)
-
-  def _parts(self, crops: tf.Tensor, training: bool | None) -> int:
-    """Returns into how many parts regions go: the transformed features of all at once would take three times their memory."""
-    return PARTS if self._turned(crops) and not training else 1
 
   def _units(
     self, crops: tf.Tensor, convolutions: Sequence[Callable[[tf.Tensor], tf.Tensor]], training: bool | None
@@ -78,24 +72,25 @@ class RegionConvolutions(keras.layers.Layer):
     return super().get_config() | {"convs": self.convs, "filters": self.filters, "style": self.style.to_dict()}
 
 
-def in_parts(function: Callable[..., tuple[tf.Tensor, ...]], *regions: tf.Tensor, parts: int) -> tuple[tf.Tensor, ...]:
+def in_parts(function: Callable[..., tf.Tensor | tuple[tf.Tensor, ...]], *regions: tf.Tensor, parts: int):
   """Calls a function with one part of the regions after the other, which takes less memory.
 
   Args:
-    function: of tensors of N regions each, whose results do not depend on other regions.
-    *regions: its arguments, the first axis is N.
+    function: of tensors of B x N regions each, whose results do not depend on other regions.
+    *regions: its arguments, the first axes are B, N.
     parts: how many parts, 1 for all at once.
 
   Returns: what the function returns for all regions.
   """
-  if parts == 1:
+  count = regions[0].shape[1] or tf.shape(regions[0])[1]
+  if parts == 1 or (isinstance(count, int) and count < parts):
     return function(*regions)
-  count, done = tf.shape(regions[0])[0], []
+  done: list = []
   for i in range(parts):
-    with tf.control_dependencies(done[-1] if done else []):
-      part = [x[count * i // parts : count * (i + 1) // parts] for x in regions]
+    with tf.control_dependencies(tf.nest.flatten(done[-1:])):
+      part = [x[:, count * i // parts : count * (i + 1) // parts] for x in regions]
     done.append(function(*part))
-  return tuple(tf.concat(results, 0) for results in zip(*done))
+  return tf.nest.map_structure(lambda *results: tf.concat(results, 1), *done)
 
 
 def _behind_each_other(convolution: Convolution) -> Callable[[tf.Tensor], tf.Tensor]:
