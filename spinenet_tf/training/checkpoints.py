@@ -40,6 +40,10 @@ class Checkpoints:
     keep: how many of the latest stay.
     average: of the weights, saved beside them.
     worker: all workers save, as some variables live on all of them; only the chief's files are kept.
+    writes: False only reads; the folders stay as they are.
+
+  Attributes:
+    unreadable: what was found wrong with checkpoints that were passed over.
   """
 
   def __init__(
@@ -52,6 +56,7 @@ class Checkpoints:
     keep: int = 3,
     worker: Worker | None = None,
     average: Average | None = None,
+    writes: bool = True,
   ):
     worker = worker or Worker()
     self._directory = pathlib.Path(directory)
@@ -61,9 +66,9 @@ class Checkpoints:
     self._averages = average is not None
     self._weights = tf.train.Checkpoint(model=tree, global_step=global_step)
     self._step = global_step
-    self._is_chief = worker.is_chief
+    self._is_chief, self._writes = worker.is_chief, writes
     place = self._directory if worker.is_chief else self._directory / f".worker_{worker.index}"
-    for folder in (LATEST, BEST):
+    for folder in (LATEST, BEST) if writes else ():
       leftovers.mend_state(place / folder)
     self._latest = tf.train.CheckpointManager(self._all, str(place / LATEST), keep, checkpoint_name="step")
     self._best = tf.train.CheckpointManager(self._weights, str(place / BEST), 1, checkpoint_name="step")
@@ -88,7 +93,7 @@ class Checkpoints:
         self.unreadable.append(f"{path} cannot be read ({_first_line(error)})")
         continue
       self._saved_step = int(self._step.numpy())
-      if self._is_chief:
+      if self._is_chief and self._writes:
         leftovers.clean(folder, self._saved_step)
       return path
     if self.unreadable:

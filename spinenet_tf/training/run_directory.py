@@ -61,6 +61,18 @@ class RunDirectory:
         f"--model_dir={self.path} cannot be written ({error.strerror}); give a folder that this user may write to"
       ) from error
 
+  def check_place(self) -> None:
+    """Checks, without making anything, that the folder exists or can be made, and can be written to.
+
+    Raises: UserError when it does not look so.
+    """
+    place = next((folder for folder in (self.path, *self.path.absolute().parents) if folder.exists()), pathlib.Path())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+      what = "is not a folder" if not place.is_dir() else "may not be written to"
+      raise UserError(
+        f"--model_dir={self.path} cannot be used ({place} {what}); give a folder that this user may write to"
+      )
+
   def write(self, name: str, text: str) -> None:
     """Writes a file of the folder, whole or not at all."""
     if not self.writes:
