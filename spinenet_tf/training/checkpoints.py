@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import numpy as np
 import tensorflow as tf
 
+from spinenet_tf import json_text
 from spinenet_tf.compat import keras
 from spinenet_tf.errors import UserError
 from spinenet_tf.models.naming import named_variables, variable_tree
@@ -144,8 +145,7 @@ class Checkpoints:
 
   def best(self) -> dict[str, float] | None:
     """Returns step and metrics of the best checkpoint, or None."""
-    path = self._directory / BEST / "metrics.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    return best_numbers(self._directory / BEST / "metrics.json")
 
   def clean_up(self) -> None:
     """Removes the files of a worker that is not the chief."""
@@ -169,7 +169,7 @@ class Checkpoints:
 def _explained(what: str, remedy: str) -> Iterator[None]:
   try:
     yield
-  except (tf.errors.OpError, OSError, AssertionError) as error:
+  except (tf.errors.OpError, OSError, AssertionError, IndexError) as error:  # the last of a file that was cut off
     raise UserError(f"{what}: {_first_line(error)}; {remedy}") from error
 
 
@@ -193,6 +193,23 @@ def _write_json(path: pathlib.Path, value: dict) -> None:
   temporary = path.with_suffix(".incomplete")
   temporary.write_text(json.dumps(value, indent=2) + "\n")
   os.replace(temporary, path)
+
+
+def best_numbers(path: pathlib.Path) -> dict[str, float] | None:
+  """Returns the numbers in `best/metrics.json`, None where there is no such file.
+
+  Raises: UserError when the file is something else.
+  """
+  if not path.is_file():
+    return None
+  try:
+    content = json_text.parse(path.read_bytes())
+    return {str(key): float(value) for key, value in content.items()} | {"step": int(content["step"])}
+  except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
+    raise UserError(
+      f"{path} is not the file of numbers that belongs to the best checkpoint ({type(error).__name__}: {error}); remove "
+      f"the folder {path.parent}, and the next evaluation begins it anew"
+    ) from error
 
 
 def stored(folder: str | os.PathLike) -> list[str]:
