@@ -3,12 +3,14 @@ PYTHON ?= python3
 PIP_FLAGS = --quiet --disable-pip-version-check --no-deps
 WORKERS ?= 2
 DEMO ?= demo
+ROUNDS ?= 50
 
-.PHONY: help demo test test220 test215 lint format lock clean
+.PHONY: help demo test test220 test215 faults lint format lock clean
 
 help:
 	@echo "make demo    train, evaluate and draw on built-in pictures: about 8 minutes on 2 cores"
 	@echo "make test    lint, all tests on TensorFlow 2.20, a smoke ring on TensorFlow 2.15"
+	@echo "make faults  kill tiny runs ROUNDS times (50) at random, and compare every number: about 15 minutes on 2 idle cores"
 	@echo "make lock    renew requirements/*.txt from requirements/*.in and setup.cfg"
 	@echo "make clean   remove environments, demo and caches"
 
@@ -46,6 +48,10 @@ test220: .venv/installed
 
 test215: .venv215/installed
 	.venv215/bin/python -m pytest tests/smoke
+
+faults: export TF_CPP_MIN_LOG_LEVEL = 2
+faults: .venv/installed
+	.venv/bin/python -m tests.faults.rounds --rounds=$(ROUNDS)
 
 format: .venv/installed
 	.venv/bin/ruff check --fix .

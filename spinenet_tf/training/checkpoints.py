@@ -90,6 +90,7 @@ class Checkpoints:
       self._saved_step = int(self._step.numpy())
       if self._is_chief:
         leftovers.clean(folder, self._saved_step)
+        leftovers.clean(self._directory / BEST)
       return path
     if self.unreadable:
       raise UserError(
@@ -164,6 +165,8 @@ class Checkpoints:
 def _explained(what: str, remedy: str) -> Iterator[None]:
   try:
     yield
+  except tf.errors.UnavailableError:  # another worker is gone
+    raise
   except (tf.errors.OpError, OSError, AssertionError) as error:
     raise UserError(f"{what}: {_first_line(error)}; {remedy}") from error
 

@@ -25,6 +25,10 @@ class Interrupted(Exception):
   """The run was told to end (SIGTERM) and has saved its state."""
 
 
+class WorkerLost(Exception):
+  """Another worker of the run has ended or cannot be reached, so this one cannot go on."""
+
+
 def train(setup: Setup, *, config: str = "", operative_config: str = "") -> dict[str, Any] | None:
   """Trains to the last step, evaluating on the way.
 
@@ -35,7 +39,8 @@ def train(setup: Setup, *, config: str = "", operative_config: str = "") -> dict
 
   Returns: the last evaluation's metrics, None without evaluation.
 
-  Raises: UserError when the loss is not finite, a record cannot be read, or a checkpoint cannot be written.
+  Raises: UserError when the loss is not finite, a record cannot be read, or a checkpoint cannot be written; Interrupted
+    after SIGTERM; WorkerLost.
   """
   _write_facts(setup, config, operative_config)
   progress = Progress(
@@ -48,7 +53,7 @@ def train(setup: Setup, *, config: str = "", operative_config: str = "") -> dict
   )
   _announce(setup, progress.say)
   loop = Loop(setup, progress)
-  with _quiet_orbit(), on_sigterm(loop.stop), explain_errors(setup.inputs.train_pattern):
+  with _quiet_orbit(), on_sigterm(loop.stop), _with_others(setup), explain_errors(setup.inputs.train_pattern):
     metrics = loop.run()
   setup.checkpoints.clean_up()
   if setup.lock:
@@ -261,6 +266,20 @@ def _farewell(setup: Setup, say: Callable[[str], None]) -> None:
     say(f"evaluate:  python -m spinenet_tf.evaluate --model_dir={folder}")
   say(f"predict:   python -m spinenet_tf.predict --model_dir={folder} IMAGE...")
   say(f"curves:    tensorboard --logdir={folder}/tensorboard")
+
+
+@contextlib.contextmanager
+def _with_others(setup: Setup) -> Iterator[None]:
+  """Says in one line that another worker is gone; TensorFlow ends every sum over the workers then."""
+  try:
+    yield
+  except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError) as error:
+    if setup.worker.count == 1:
+      raise
+    reason = str(error).split("aborted by: ")[-1].splitlines()[0]
+    raise WorkerLost(
+      f"another worker of this run is gone ({reason}); start all workers again: they resume from the last checkpoint"
+    ) from error
 
 
 @contextlib.contextmanager

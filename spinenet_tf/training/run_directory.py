@@ -51,11 +51,11 @@ class RunDirectory:
     """
     if not self.writes:
       return
-    probe = self.path / f".writable_{os.getpid()}"
+    probe = self.path / ".writable"
     try:
       self.path.mkdir(parents=True, exist_ok=True)
       probe.write_text("")
-      probe.unlink()
+      probe.unlink(missing_ok=True)
     except OSError as error:
       raise UserError(
         f"--model_dir={self.path} cannot be written ({error.strerror}); give a folder that this user may write to"
@@ -110,10 +110,20 @@ class RunDirectory:
       )
 
   def append_metrics(self, line: dict[str, Any]) -> None:
-    """Adds one line to metrics.jsonl."""
-    if self.writes:
+    """Adds one line to metrics.jsonl.
+
+    Raises: UserError when the file system refuses, a full disk for example.
+    """
+    if not self.writes:
+      return
+    try:
       with self.metrics_file.open("a") as file:
         file.write(json.dumps(line) + "\n")
+    except OSError as error:
+      raise UserError(
+        f"cannot write {self.metrics_file} ({error.strerror}); free some space and start again: the run goes on from its "
+        "last checkpoint"
+      ) from error
 
   def read_metrics(self) -> list[dict[str, Any]]:
     """Returns the lines of metrics.jsonl; a last line cut off by a crash is left out."""
