@@ -54,8 +54,10 @@ def train(setup: Setup, *, config: str = "", operative_config: str = "") -> dict
   _announce(setup, progress.say)
   loop = Loop(setup, progress)
   with _quiet_orbit(), on_sigterm(loop.stop), _with_others(setup), explain_errors(setup.inputs.train_pattern):
-    metrics = loop.run()
-  setup.checkpoints.clean_up()
+    try:
+      metrics = loop.run()
+    finally:
+      setup.checkpoints.clean_up()
   if setup.lock:
     setup.lock.release()
   _farewell(setup, progress.say)

@@ -27,7 +27,7 @@ def start(*arguments, environment=None, **options):
 
 def finish(process, code=0):
   """Waits for the end of a process, and returns what it said."""
-  out, _ = process.communicate(timeout=300)
+  out, _ = process.communicate(timeout=900)
   assert process.returncode == code, f"exit code {process.returncode}, not {code}\n{out[-4000:]}"
   return out
 
@@ -101,7 +101,7 @@ def unfinished(run, whole):
 
 def wait_for(run, step, process):
   """Waits until a run has written the line of a step."""
-  for _ in range(3000):
+  for _ in range(9000):
     if max(losses(run), default=0) >= step:
       return
     assert process.poll() is None, process.communicate()[0][-4000:]
@@ -128,7 +128,7 @@ def start_workers(data, run, steps, *own, **options):
 def finish_all(processes, codes):
   """Waits for the end of all processes, which have these exit codes, and returns what each said."""
   try:
-    found = [process.communicate(timeout=600)[0] for process in processes]
+    found = [process.communicate(timeout=900)[0] for process in processes]
   finally:
     for process in processes:
       process.kill()

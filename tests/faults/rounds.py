@@ -82,7 +82,7 @@ class Rounds:
     if place == "start":
       time.sleep(self._random.uniform(0, self._start_up))
       process.kill()
-    text = process.communicate(timeout=600)[0]
+    text = process.communicate(timeout=900)[0]
     if process.returncode == 0:
       return False
     expected = signal.SIGXFSZ if place == "byte" else signal.SIGKILL

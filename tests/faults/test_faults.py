@@ -14,7 +14,7 @@ from tests.faults import kit, rounds, run
 
 pytestmark = pytest.mark.slow
 STEPS = 20
-SETTINGS = {"save": 5, "evaluate": 10}
+SETTINGS = {"save": 5, "evaluate": STEPS}
 
 
 @pytest.fixture(scope="module")
@@ -33,59 +33,48 @@ def small_disk(tmp_path):
     command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(tmp_path)]
     return subprocess.run(command, capture_output=True, text=True)
 
-  if os.geteuid() or (failed := mount("size=2500k")).returncode:
+  if os.geteuid() or (failed := mount("size=2m")).returncode:
     pytest.skip("a small file system cannot be mounted: " + ("not root" if os.geteuid() else failed.stderr.strip()))
   yield tmp_path, lambda *options: mount("remount", *options)
   subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
 
 
-def same(folder, whole):
-  assert not kit.wrong(folder, whole) + kit.unfinished(folder, whole)
-
-
 def test_killed_within_a_step_a_checkpoint_and_an_evaluation(shapes, whole, tmp_path):
   said = []
   made = rounds.Rounds(shapes, tmp_path, whole, seed=5, steps=STEPS, **SETTINGS, say=said.append)
-  made.run(4)
+  made.run(3)
   assert not made.failed, said
-  assert [made.tallies[place].rounds for place in ("step", "byte", "evaluation", "moment")] == [1, 1, 1, 1], said
+  assert [made.tallies[place].rounds for place in ("step", "byte", "evaluation")] == [1, 1, 1], said
 
 
-def test_sigterm_saves_within_a_step_and_resumes(shapes, whole, tmp_path):
-  folder = tmp_path / "run"
+def test_sigterm_then_nan_in_gradients_then_a_damaged_checkpoint(shapes, whole, tmp_path):
+  folder, expected = tmp_path / "run", kit.losses(whole)
   process = kit.start(shapes, folder, STEPS, log=1000, save=1000, term=8)  # steps 2 to 20 are one loop of TensorFlow
-  assert "as asked; the same command resumes" in kit.finish(process, 143)
-  assert kit.latest(folder) in (8, 9)
+  assert "as asked; the same command resumes" in kit.finish(process, run.INTERRUPTED)
   stopped = kit.latest(folder)
-  assert [step for step, _ in kit.seen(folder)] == list(range(1, stopped + 1))
-  kit.finish(kit.start(shapes, folder, STEPS, **SETTINGS))
-  mean = f"loss of step {stopped}"  # that line is of all steps from 2 on
-  assert set(kit.wrong(folder, whole) + kit.leftovers(folder)) == {mean}
-  assert [step for step, _ in kit.seen(folder)] == list(range(1, STEPS + 1))
-  assert set(range(stopped + 1, STEPS + 1)) <= set(kit.losses(folder))
+  assert stopped in (8, 9) and [step for step, _ in kit.seen(folder)] == list(range(1, stopped + 1))
 
-
-def test_nan_in_gradients_and_then_a_damaged_checkpoint_with_a_clock_that_runs_backwards(shapes, whole, tmp_path):
-  folder = tmp_path / "run"
-  process = kit.start(shapes, folder, STEPS, skip=1, nan=2**8 + 2**13, clock=1, **SETTINGS)
+  process = kit.start(shapes, folder, STEPS, skip=1, nan=2**12 + 2**14, clock=1, **SETTINGS)
   text = kit.finish(process, run.USER_ERROR)
-  assert "going back to step 5 and passing over step 8 (1 of train.skip_nonfinite=1)" in text
-  assert "not finite at step 13" in text and "checkpoints from before are kept" in text
-  found, expected = kit.losses(folder), kit.losses(whole)
-  assert sorted(found) == [1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12]
-  assert [found[step] for step in range(1, 8)] == [expected[step] for step in range(1, 8)]
-  assert np.isfinite(list(found.values())).all() and kit.latest(folder) == 10
-  shares = [line["data_wait_share"] for line in kit.lines(folder / "metrics.jsonl") if line["kind"] == "train"]
-  assert shares and not any(shares)
+  assert f"step-{stopped}\n" in text
+  assert "going back to step 10 and passing over step 12 (1 of train.skip_nonfinite=1)" in text
+  assert "not finite at step 14" in text and "checkpoints from before are kept" in text and kit.latest(folder) == 10
+  found = kit.losses(folder)
+  assert sorted(found) == [1, *range(stopped, 12), 13] and np.isfinite(list(found.values())).all()
+  assert [found[step] for step in range(stopped + 1, 12)] == [expected[step] for step in range(stopped + 1, 12)]
+  lines = [line for line in kit.lines(folder / "metrics.jsonl") if line["kind"] == "train" and line["step"] > stopped]
+  assert not any(line["data_wait_share"] for line in lines)  # the clock ran backwards
 
   newest = folder / "checkpoints/step-10.data-00000-of-00001"
   content = bytearray(newest.read_bytes())
   content[len(content) // 3] ^= 16
   newest.write_bytes(content)
   text = kit.finish(kit.start(shapes, folder, STEPS, **SETTINGS))
-  assert "resuming from" in text and "step-5\n" in text and "step-10 cannot be read" in text
+  assert f"step-{stopped}\n" in text and "step-10 cannot be read" in text
   assert (folder / "checkpoints/unreadable-step-10.index").is_file()
-  assert not kit.wrong(folder, whole) and kit.losses(folder) == expected
+  assert kit.wrong(folder, whole) == [f"loss of step {stopped}"]  # that line is of all steps from 2 on
+  assert list(kit.losses(folder)) == [1, *range(stopped, STEPS + 1)]
+  assert [step for step, _ in kit.seen(folder)][-STEPS + stopped :] == list(range(stopped + 1, STEPS + 1))
 
 
 def test_a_full_disk_and_then_a_read_only_one(shapes, whole, small_disk):
@@ -98,7 +87,7 @@ def test_a_full_disk_and_then_a_read_only_one(shapes, whole, small_disk):
   assert "Traceback" not in text and kit.latest(folder) == 10 and not kit.leftovers(folder)
   assert not remount("size=20m").returncode
   assert "step-10\n" in kit.finish(kit.start(shapes, folder, STEPS, **SETTINGS))
-  same(folder, whole)
+  assert not kit.wrong(folder, whole) + kit.unfinished(folder, whole)
   assert not remount("ro").returncode
   with pytest.raises(UserError, match=r"cannot be written \(Read-only file system\)"):
     setup.build(run.experiment(shapes, STEPS, SETTINGS), folder)
