@@ -4,13 +4,15 @@ PIP_FLAGS = --quiet --disable-pip-version-check --no-deps
 WORKERS ?= 2
 DEMO ?= demo
 FUZZ ?= 3000
+ROUNDS ?= 50
 
-.PHONY: help demo test test220 test215 fuzz lint format lock clean
+.PHONY: help demo test test220 test215 faults fuzz lint format lock clean
 
 help:
 	@echo "make demo    train, evaluate and draw on built-in pictures: about 8 minutes on 2 cores"
 	@echo "make test    lint, all tests on TensorFlow 2.20, a smoke ring on TensorFlow 2.15"
 	@echo "make fuzz    the fuzz tests with FUZZ=3000 new examples each, rather than the few of make test"
+	@echo "make faults  kill tiny runs ROUNDS times (50) at random, and compare every number: about 15 minutes on 2 idle cores"
 	@echo "make lock    renew requirements/*.txt from requirements/*.in and setup.cfg"
 	@echo "make clean   remove environments, demo and caches"
 
@@ -51,6 +53,10 @@ test215: .venv215/installed
 
 fuzz: .venv/installed
 	SPINENET_TF_FUZZ=$(FUZZ) .venv/bin/python -m pytest --timeout=0 --tb=short tests/fuzz
+
+faults: export TF_CPP_MIN_LOG_LEVEL = 2
+faults: .venv/installed
+	.venv/bin/python -m tests.faults.rounds --rounds=$(ROUNDS)
 
 format: .venv/installed
 	.venv/bin/ruff check --fix .

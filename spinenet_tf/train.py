@@ -54,6 +54,9 @@ def main(argv: list[str]) -> int:
   except loop.Interrupted as interruption:
     print(interruption, file=sys.stderr)
     return 143
+  except loop.WorkerLost as loss:
+    print(f"error: {loss}", file=sys.stderr)
+    return 75  # "temporary failure" in sysexits.h
   return 0
 
 

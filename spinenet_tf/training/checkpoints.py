@@ -96,6 +96,7 @@ class Checkpoints:
       self._saved_step = int(self._step.numpy())
       if self._is_chief and self._writes:
         leftovers.clean(folder, self._saved_step)
+        leftovers.clean(self._directory / BEST)
       return path
     if self.unreadable:
       raise UserError(
@@ -169,6 +170,8 @@ class Checkpoints:
 def _explained(what: str, remedy: str) -> Iterator[None]:
   try:
     yield
+  except tf.errors.UnavailableError:  # another worker is gone
+    raise
   except (tf.errors.OpError, OSError, AssertionError, IndexError) as error:  # the last of a file that was cut off
     raise UserError(f"{what}: {_first_line(error)}; {remedy}") from error
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Callable
 
 import orbit
+import tensorflow as tf
 from absl import logging
 
 from spinenet_tf.data.pipeline import explain_errors
@@ -24,6 +25,10 @@ class Interrupted(Exception):
   """The run was told to end (SIGTERM) and has saved its state."""
 
 
+class WorkerLost(Exception):
+  """Another worker of the run has ended or cannot be reached, so this one cannot go on."""
+
+
 def train(
   setup: Setup, *, config: str = "", operative_config: str = "", profile: StepRange | None = None
 ) -> dict[str, Any] | None:
@@ -38,7 +43,7 @@ def train(
   Returns: the last evaluation's metrics, None without evaluation.
 
   Raises: UserError when the loss is not finite, a record cannot be read, or a checkpoint cannot be written; when the run
-    does not have the steps of `profile`.
+    does not have the steps of `profile`; Interrupted after SIGTERM; WorkerLost.
   """
   if profile:
     profile.check(setup.plan.total)
@@ -57,9 +62,17 @@ def train(
     progress.say(f"steps {profile.first} to {profile.last} were done before: no profile of them is recorded")
   loop = Loop(setup, progress, recording)
   closing = contextlib.closing(recording) if recording else contextlib.nullcontext()
-  with closing, _quiet_orbit(), on_sigterm(loop.stop), explain_errors(setup.inputs.train_pattern):
-    metrics = loop.run()
-  setup.checkpoints.clean_up()
+  with (
+    closing,
+    _quiet_orbit(),
+    on_sigterm(loop.stop),
+    _with_others(setup),
+    explain_errors(setup.inputs.train_pattern),
+  ):
+    try:
+      metrics = loop.run()
+    finally:
+      setup.checkpoints.clean_up()
   if setup.lock:
     setup.lock.release()
   _farewell(setup, progress.say)
@@ -241,6 +254,20 @@ def _farewell(setup: Setup, say: Callable[[str], None]) -> None:
     say(f"evaluate:  python -m spinenet_tf.evaluate --model_dir={folder}")
   say(f"predict:   python -m spinenet_tf.predict --model_dir={folder} IMAGE...")
   say(f"curves:    tensorboard --logdir={folder}/tensorboard")
+
+
+@contextlib.contextmanager
+def _with_others(setup: Setup) -> Iterator[None]:
+  """Says in one line that another worker is gone; TensorFlow ends every sum over the workers then."""
+  try:
+    yield
+  except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError) as error:
+    if setup.worker.count == 1:
+      raise
+    reason = str(error).split("aborted by: ")[-1].splitlines()[0]
+    raise WorkerLost(
+      f"another worker of this run is gone ({reason}); start all workers again: they resume from the last checkpoint"
+    ) from error
 
 
 @contextlib.contextmanager

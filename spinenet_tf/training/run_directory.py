@@ -52,11 +52,11 @@ class RunDirectory:
     """
     if not self.writes:
       return
-    probe = self.path / f".writable_{os.getpid()}"
+    probe = self.path / ".writable"
     try:
       self.path.mkdir(parents=True, exist_ok=True)
       probe.write_text("")
-      probe.unlink()
+      probe.unlink(missing_ok=True)
     except OSError as error:
       raise UserError(
         f"--model_dir={self.path} cannot be written ({error.strerror}); give a folder that this user may write to"
@@ -129,10 +129,20 @@ class RunDirectory:
       )
 
   def append_metrics(self, line: dict[str, Any]) -> None:
-    """Adds one line to metrics.jsonl."""
-    if self.writes:
+    """Adds one line to metrics.jsonl.
+
+    Raises: UserError when the file system refuses, a full disk for example.
+    """
+    if not self.writes:
+      return
+    try:
       with self.metrics_file.open("a") as file:
         file.write(json.dumps(line) + "\n")
+    except OSError as error:
+      raise UserError(
+        f"cannot write {self.metrics_file} ({error.strerror}); free some space and start again: the run goes on from its "
+        "last checkpoint"
+      ) from error
 
   def read_metrics(self) -> list[dict[str, Any]]:
     """Returns the lines of metrics.jsonl; what is none, such as a last one cut off by a crash, is left out."""
