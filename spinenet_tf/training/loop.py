@@ -62,13 +62,8 @@ def train(
     progress.say(f"steps {profile.first} to {profile.last} were done before: no profile of them is recorded")
   loop = Loop(setup, progress, recording)
   closing = contextlib.closing(recording) if recording else contextlib.nullcontext()
-  with (
-    closing,
-    _quiet_orbit(),
-    on_sigterm(loop.stop),
-    _with_others(setup),
-    explain_errors(setup.inputs.train_pattern),
-  ):
+  others = _with_others(setup)
+  with closing, _quiet_orbit(), on_sigterm(loop.stop), others, explain_errors(setup.inputs.train_pattern):
     try:
       metrics = loop.run()
     finally:

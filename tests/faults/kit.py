@@ -1,27 +1,65 @@
-"""Starting tiny runs, and reading what they left; without TensorFlow."""
+"""Starting tiny runs, and reading what they left."""
 
 import json
+import multiprocessing
 import os
 import pathlib
 import re
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from multiprocessing import forkserver
+from unittest import mock
 
-SCRIPT = pathlib.Path(__file__).with_name("run.py")
+from tests.faults import run
+
+SCRIPT = pathlib.Path(run.__file__)
+SETTINGS = {
+  "TF_USE_LEGACY_KERAS": "1",
+  "OPENBLAS_NUM_THREADS": "1",
+}  # one Keras is imported, not two; no threads to fork
+FORKS = multiprocessing.get_context("forkserver")
 
 
-def start(*arguments, environment=None, **options):
-  """Starts run.py; options that are None are left out."""
-  given = [f"{name}={value}" for name, value in options.items() if value is not None]
+class Fork:
+  """A process like subprocess.Popen's, forked off one that has imported TensorFlow and done nothing with it."""
+
+  def __init__(self, arguments, environment):
+    FORKS.set_forkserver_preload([run.__name__])
+    with mock.patch.dict(os.environ, SETTINGS):
+      forkserver.ensure_running()
+    self._output = tempfile.NamedTemporaryFile("r", suffix=".txt")
+    self._process = FORKS.Process(target=run.forked, args=(arguments, environment, self._output.name))
+    self._process.start()
+    self.pid, self.kill = self._process.pid, self._process.kill
+
+  @property
+  def returncode(self):
+    return self._process.exitcode
+
+  def poll(self):
+    return self._process.exitcode
+
+  def communicate(self, timeout=None):
+    self._process.join(timeout)
+    assert self.returncode is not None, f"still running after {timeout} seconds"
+    return pathlib.Path(self._output.name).read_text(), None
+
+
+def start(*arguments, environment=None, fresh=False, **options):
+  """Starts run.py; options that are None are left out. `fresh` imports TensorFlow anew, which takes some seconds."""
+  given = [*map(str, arguments), *(f"{name}={value}" for name, value in options.items() if value is not None)]
+  if not fresh:
+    return Fork(given, environment or {})
   return subprocess.Popen(
-    [sys.executable, str(SCRIPT), *map(str, arguments), *given],
+    [sys.executable, str(SCRIPT), *given],
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,
     cwd=SCRIPT.parents[2],
-    env={**os.environ, "TF_USE_LEGACY_KERAS": "1", **(environment or {})},  # one Keras is imported, not two
+    env={**os.environ, **SETTINGS, **(environment or {})},
   )
 
 

@@ -48,7 +48,7 @@ class Rounds:
     self.tallies = {place: Tally() for place in PLACES}
     begin = time.perf_counter()
     if not self._whole.is_dir():
-      process = kit.start(data, self._whole, steps, **self._settings)
+      process = kit.start(data, self._whole, steps, fresh=True, **self._settings)
       kit.wait_for(self._whole, 1, process)
       self._start_up = time.perf_counter() - begin
       kit.finish(process)
@@ -78,8 +78,9 @@ class Rounds:
     """One process, killed. Returns: False when it came to its end instead."""
     before = (kit.latest(run), len(kit.lines(run / "seen-0.jsonl"))) if run.is_dir() else (0, 0)
     (run / "killed.json").unlink(missing_ok=True)
-    process = kit.start(self._data, run, self._steps, **self._settings, **self._harm(place, before[0]))
-    if place == "start":
+    fresh, harm = place == "start", self._harm(place, before[0])
+    process = kit.start(self._data, run, self._steps, fresh=fresh, **self._settings, **harm)
+    if fresh:
       time.sleep(self._random.uniform(0, self._start_up))
       process.kill()
     text = process.communicate(timeout=900)[0]

@@ -21,6 +21,7 @@ import resource
 import signal
 import sys
 import threading
+import traceback
 
 import numpy as np
 import tensorflow as tf
@@ -158,7 +159,27 @@ def main(data, model_dir, steps, *pairs):
   return 0
 
 
+def forked(arguments, environment, output):
+  """The program in a process that was forked off; what it says goes to the file `output`."""
+  file = os.open(output, os.O_WRONLY | os.O_APPEND)
+  os.dup2(file, 1)
+  os.dup2(file, 2)
+  sys.stdout = sys.stderr = open(1, "w", buffering=1, closefd=False)
+  os.environ.update(environment)
+  end(arguments)
+
+
+def end(arguments):
+  """Runs the program and ends the process."""
+  code = 1
+  try:
+    code = main(*arguments)
+  except BaseException:
+    traceback.print_exc()
+  finally:
+    sys.stdout.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-  code = main(*sys.argv[1:])
-  sys.stdout.flush()
-  os._exit(code)
+  end(sys.argv[1:])

@@ -1,10 +1,12 @@
 """Trains a tiny network at 64 pixels on replicas and prints its losses, one JSON line for each number of replicas.
 
-replicas_run.py DATA MODEL_DIR "1 2" [STEPS ACCUMULATION PRECISION]    logical CPUs of this process; 1 and one other number
-replicas_run.py DATA MODEL_DIR workers ...                               this process is one of TF_CONFIG's workers
+replicas_run.py DATA MODEL_DIR STEPS 1 2 2:float16   logical CPUs of this process: 1 and one other number; with ":float16" two
+                                                     batches a step in mixed precision
+replicas_run.py DATA MODEL_DIR STEPS workers         this process is one of TF_CONFIG's workers
 """
 
 import copy
+import functools
 import json
 import pathlib
 import sys
@@ -14,22 +16,41 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import conftest
 import tensorflow as tf
 
-from spinenet_tf.training import setup, strategy
+from spinenet_tf.training import setup
 from spinenet_tf.training.schedules import Schedule
 from spinenet_tf.training.settings import DataSettings, DetectionSettings, Experiment, ModelSettings, RunSettings
+from spinenet_tf.training.strategy import make_strategy
 from spinenet_tf.training.trainer import Trainer
 
 NETWORK = copy.deepcopy(conftest.TINY)
 NETWORK["blocks"] = NETWORK["blocks"][:1]  # level 3: replicas are traced one by one
 
 
-def main(data: str, model_dir: str, devices: str, steps="20", accumulation="1", precision="float32") -> None:
+def main(data: str, model_dir: str, steps: str, *devices: str) -> None:
   """Runs the program."""
-  counts = [] if devices == "workers" else [int(count) for count in devices.split()]
-  if counts:
+  if devices != ("workers",):
+    most = max(int(count.split(":")[0]) for count in devices)
     cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * max(counts))
-  experiment = Experiment(
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * most)
+  for spec in devices:
+    count, *half = spec.split(":")
+    name = "multi_worker" if count == "workers" else "one_device"
+    chosen = strategy_of(count)
+    setup.strategy.make_strategy = lambda *_, chosen=chosen: chosen
+    print(json.dumps(run(experiment(data, int(steps), name, bool(half)), f"{model_dir}/{spec}")), flush=True)
+
+
+@functools.cache  # two of the same devices in one process would mix up their sums
+def strategy_of(count: str) -> tf.distribute.Strategy:
+  """Returns the strategy of "workers", or of a number of logical devices."""
+  if count in ("workers", "1"):
+    return make_strategy("multi_worker" if count == "workers" else "one_device")
+  return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(int(count))])
+
+
+def experiment(data: str, steps: int, name: str, half: bool) -> Experiment:
+  """Returns the settings; `half` is mixed precision and two batches a step."""
+  return Experiment(
     model=ModelSettings(NETWORK, image_size=64, max_level=3, synchronized=True),
     data=DataSettings(
       directory=data, batch_size=4, eval_split="train", eval_batch_size=8, scale_jitter=(0.8, 1.2), shuffle_buffer=16
@@ -37,22 +58,15 @@ def main(data: str, model_dir: str, devices: str, steps="20", accumulation="1", 
     detection=DetectionSettings(score_threshold=0.0),
     schedule=Schedule(learning_rate=0.001, learning_rate_batch=None, warmup=0, drops=(), factors=()),
     train=RunSettings(
-      duration=int(steps),
-      strategy="one_device" if counts else "multi_worker",
-      accumulation=int(accumulation),
-      precision=precision,
+      duration=steps,
+      strategy=name,
+      accumulation=2 if half else 1,
+      precision="mixed_float16" if half else "float32",
       weight_decay=0.01,
       ema=0.9,
       recompute=False,
     ),
   )
-  made = None if counts else strategy.make_strategy("multi_worker")
-  for count in counts or [0]:
-    chosen = made or (
-      tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(count)]) if count > 1 else strategy.make_strategy()
-    )
-    setup.strategy.make_strategy = lambda *_, chosen=chosen: chosen
-    print(json.dumps(run(experiment, f"{model_dir}/{count}")), flush=True)
 
 
 def run(experiment: Experiment, model_dir: str) -> dict:

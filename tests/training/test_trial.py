@@ -10,14 +10,20 @@ from spinenet_tf.training import profile as profiles
 from spinenet_tf.training.profile import Profile, StepRange
 
 
+@pytest.fixture
+def small(experiment, tiny):
+  """Returns a run of four steps of a network of one block at 64 pixels, which builds in a few seconds."""
+  model = {"architecture": {**tiny, "blocks": tiny["blocks"][:1]}, "image_size": 64, "max_level": 3}
+  return experiment(model=model, train={"log_interval": 4, "recompute": False})
+
+
 def tree(folder: pathlib.Path) -> dict:
   return {path: path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]}
 
 
 @pytest.mark.slow
-def test_a_profile_of_two_steps_then_a_dry_run_that_changes_nothing(experiment, tmp_path, capsys):
-  settings = experiment(train={"log_interval": 4})
-  loop.train(setup.build(settings, tmp_path / "run"), profile=StepRange(2, 3))
+def test_a_profile_of_two_steps_then_a_dry_run_that_changes_nothing(small, tmp_path, capsys):
+  loop.train(setup.build(small, tmp_path / "run"), profile=StepRange(2, 3))
   (trace,) = (tmp_path / "run/tensorboard").glob("plugins/profile/*/*.xplane.pb")
   content = trace.read_bytes()
   assert b"train" in content and b"step_num" in content
@@ -30,7 +36,7 @@ def test_a_profile_of_two_steps_then_a_dry_run_that_changes_nothing(experiment, 
 
   before = tree(tmp_path / "run")
   capsys.readouterr()
-  measured = dry_run.dry_run(setup.build(settings, tmp_path / "run", writes=False))
+  measured = dry_run.dry_run(setup.build(small, tmp_path / "run", writes=False))
   assert tree(tmp_path / "run") == before
   said = capsys.readouterr().out
   for text in ("images/s", "data wait", "peak memory of the process", "expected for 4 steps", "1 evaluation(s)"):
@@ -40,8 +46,8 @@ def test_a_profile_of_two_steps_then_a_dry_run_that_changes_nothing(experiment, 
   assert 0 <= measured.wait_share <= 1
 
 
-def test_a_trial_makes_no_folder(experiment, tmp_path):
-  setup.build(experiment(), tmp_path / "a/run", writes=False)
+def test_a_trial_makes_no_folder(small, tmp_path):
+  setup.build(small, tmp_path / "a/run", writes=False)
   assert list(tmp_path.iterdir()) == []
   (tmp_path / "file").write_text("")
   with pytest.raises(UserError, match=r"file/run cannot be used \(.*file is not a folder\)"):
