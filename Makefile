@@ -3,12 +3,17 @@ PYTHON ?= python3
 PIP_FLAGS = --quiet --disable-pip-version-check --no-deps
 WORKERS ?= 2
 DEMO ?= demo
+FUZZ ?= 3000
+ROUNDS ?= 50
 
-.PHONY: help demo test test220 test215 lint format lock clean
+.PHONY: help demo test test220 test215 faults replicas fuzz lint format lock clean
 
 help:
 	@echo "make demo    train, evaluate and draw on built-in pictures: about 8 minutes on 2 cores"
 	@echo "make test    lint, all tests on TensorFlow 2.20, a smoke ring on TensorFlow 2.15"
+	@echo "make fuzz    the fuzz tests with FUZZ=3000 new examples each, rather than the few of make test"
+	@echo "make faults  kill tiny runs ROUNDS times (50) at random, and compare every number: about 15 minutes on 2 idle cores"
+	@echo "make replicas 20 steps on 2 and 4 devices and 2 workers against one device"
 	@echo "make lock    renew requirements/*.txt from requirements/*.in and setup.cfg"
 	@echo "make clean   remove environments, demo and caches"
 
@@ -46,6 +51,17 @@ test220: .venv/installed
 
 test215: .venv215/installed
 	.venv215/bin/python -m pytest tests/smoke
+
+fuzz: .venv/installed
+	SPINENET_TF_FUZZ=$(FUZZ) .venv/bin/python -m pytest --timeout=0 --tb=short tests/fuzz
+
+faults: export TF_CPP_MIN_LOG_LEVEL = 2
+faults: .venv/installed
+	SPINENET_TF_FAULTS=1 .venv/bin/python -m pytest tests/faults/test_workers.py
+	.venv/bin/python -m tests.faults.rounds --rounds=$(ROUNDS)
+
+replicas: .venv/installed
+	SPINENET_TF_REPLICAS=20 .venv/bin/python -m pytest -s tests/training/test_replicas.py
 
 format: .venv/installed
 	.venv/bin/ruff check --fix .

@@ -276,7 +276,11 @@ def _check_includes(files: Sequence[pathlib.Path], folders: Sequence[pathlib.Pat
   pending, seen = list(files), set(files)
   while pending:
     file = pending.pop()
-    for number, line in enumerate(file.read_text().splitlines(), 1):
+    try:
+      lines = file.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+      raise UserError(f"{file} cannot be read as text ({error}); give a gin file in UTF-8") from error
+    for number, line in enumerate(lines, 1):
       match = re.match(r"""\s*include\s+['"]([^'"]+)['"]""", line)
       if not match:
         continue

@@ -23,7 +23,7 @@ LAYERS = (
   ("models",),
   ("heads", "backbones", "losses"),
   ("layers", "ops"),
-  ("compat", "errors"),
+  ("compat", "errors", "json_text"),
 )
 RANK = {name: i for i, names in enumerate(LAYERS) for name in names}
 

@@ -13,6 +13,7 @@ import json
 import pathlib
 from collections.abc import Iterable
 
+from spinenet_tf import json_text
 from spinenet_tf.backbones import rules
 from spinenet_tf.errors import UserError
 from spinenet_tf.layers.blocks import block_channels
@@ -92,6 +93,10 @@ class Architecture:
   def __post_init__(self):
     for field in ("stem", "blocks"):
       specs = tuple(BlockSpec(**b) if isinstance(b, dict) else b for b in getattr(self, field))
+      if wrong := [spec for spec in specs if not isinstance(spec, BlockSpec)]:
+        raise UserError(
+          f"{self.name}: {wrong[0]!r} in {field} is no block; a block has level, block, parents, is_output"
+        )
       object.__setattr__(self, field, specs)
     object.__setattr__(self, "level_filters", tuple(self.level_filters))
     if isinstance(self.block_repeats, list):
@@ -190,6 +195,8 @@ class Architecture:
 
     Raises: UserError naming the key that is missing or unknown, or the block that breaks a rule.
     """
+    if not isinstance(values, dict):
+      raise UserError(f"an architecture is a {type(values).__name__}, not an object with name, stem and blocks")
     values = dict(values)
     if (version := values.pop("version", VERSION)) != VERSION:
       raise UserError(
@@ -223,10 +230,10 @@ class Architecture:
       path = pathlib.Path(source)
       if not path.is_file():
         raise UserError(f"no architecture file {str(path)!r}")
-      text = path.read_text()
+      text = path.read_bytes()
     try:
-      values = json.loads(text)
-    except json.JSONDecodeError as error:
+      values = json_text.parse(text)
+    except ValueError as error:
       raise UserError(f"architecture {str(source)[:80]!r} is not JSON: {error}") from error
     if not isinstance(values, dict):
       raise UserError(f"architecture {str(source)[:80]!r} is a JSON {type(values).__name__}, not an object")

@@ -14,6 +14,7 @@ import os
 from collections import Counter
 from typing import Any
 
+from spinenet_tf import json_text
 from spinenet_tf.data import image_io
 from spinenet_tf.data.meta import Category
 from spinenet_tf.data.report import Report
@@ -83,8 +84,8 @@ def load(where: str, images: str) -> tuple[bytes, dict[str, list]]:
   """
   content = image_io.read_bytes(where)
   try:
-    data = json.loads(content)
-  except (ValueError, UnicodeDecodeError) as error:
+    data = json_text.parse(content)
+  except ValueError as error:
     raise UserError(f"{where}: not valid JSON ({error}); give a COCO instances file") from error
   if not isinstance(data, dict):
     raise UserError(f"{where}: holds a {type(data).__name__}, not an object with images, annotations, categories")
@@ -113,7 +114,8 @@ def read_categories(entries: list, where: str, unique_names: bool = True) -> tup
 
 def _images(entries: list, where: str, folder: str) -> dict[Any, Item]:
   for entry in entries:
-    if not isinstance(entry, dict) or "id" not in entry or not entry.get("file_name"):
+    name = entry.get("file_name") if isinstance(entry, dict) else None
+    if not name or not isinstance(name, str) or "\0" in name or "id" not in entry:
       raise UserError(f"{where}: image {_short(entry)} needs an id and a file_name")
     sides = [entry.get("height"), entry.get("width")]
     if not all(isinstance(side, (int, float)) and side >= 1 and side == int(side) for side in sides):

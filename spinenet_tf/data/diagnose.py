@@ -22,21 +22,23 @@ def explain_errors(pattern: meta.Pattern) -> Iterator[None]:
   """
   try:
     yield
-  except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+  except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, UnicodeDecodeError) as error:
     text = explanation(error, pattern)
     if text is None:
       raise
     raise UserError(text) from error
 
 
-def explanation(error: tf.errors.OpError, pattern: meta.Pattern) -> str | None:
+def explanation(error: Exception, pattern: meta.Pattern) -> str | None:
   """The text for a person, or None where the files are in order."""
   message = str(error)
   if records.USER_ERROR in message:
     text = message.split(records.USER_ERROR, 1)[1].split("\n")[0]
     return text.rstrip("']\" ")
   image_words = ("JPEG", "jpeg", "PNG", "GIF", "BMP", "image", "Image")
-  if not isinstance(error, tf.errors.DataLossError) and not any(word in message for word in image_words):
+  # An error whose text is not UTF-8, as it cites the record, reaches Python as one of decoding it.
+  is_data = isinstance(error, (tf.errors.DataLossError, UnicodeDecodeError))
+  if not is_data and not any(word in message for word in image_words):
     return None
   for file, masks in itertools.product(shards.find(pattern), (False, True)):
     bad = _first_bad_record(file, masks)
@@ -62,7 +64,7 @@ def _first_bad_record(file: str, masks: bool) -> str | None:
     for number, _ in numbered.map(decodes, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True):
       good = int(number)
     return None
-  except tf.errors.OpError as error:
+  except (tf.errors.OpError, UnicodeDecodeError) as error:
     reason = str(error).split("\n")[0]
   try:
     for _, serialized in numbered.skip(good + 1).take(1):

@@ -19,6 +19,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Union
 
+from spinenet_tf import json_text
 from spinenet_tf.errors import UserError
 
 FORMAT = 1
@@ -109,9 +110,28 @@ class Meta:
     try:
       categories = tuple(Category(c["id"], str(c["name"])) for c in content["categories"])
       splits = {str(k): dict(v) for k, v in content.get("splits", {}).items()}
-    except (KeyError, TypeError, AttributeError) as error:
+      for split in splits.values():
+        _check_split(split)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
       raise UserError(f"{where}: malformed ({error!r}); run `prepare` again to rewrite it") from error
     return cls(categories, splits, content.get("task", "detection"))
+
+
+def _check_split(split: Mapping[str, Any]) -> None:
+  """Raises ValueError, KeyError or AttributeError for facts about a split that `prepare` does not write."""
+  numbers = [split.get("num_examples", 0)]
+  for name, shard in split.get("shards", {}).items():
+    if not name or name != os.path.basename(name):
+      raise ValueError(f"{name!r} is not the name of a file in this folder")
+    numbers += [shard["examples"], shard["bytes"]]
+  report = split.get("report", {})
+  numbers.append(report.get("max_objects_per_image", 0))
+  if bad := [n for n in numbers if isinstance(n, bool) or not isinstance(n, int) or not 0 <= n < 2**62]:
+    raise ValueError(f"{bad[0]!r} is not a number of things")
+  if not isinstance(split.get("pattern", ""), str) or "\0" in split.get("pattern", ""):
+    raise ValueError(f"{split['pattern']!r} is not a pattern of file names")
+  if not all(isinstance(side, (int, float)) for side in report.get("size_quantiles") or ()):
+    raise ValueError("size_quantiles are not numbers")
 
 
 def directory(pattern: Pattern) -> str:
@@ -132,7 +152,7 @@ def load(pattern: Pattern) -> Meta | None:
   if not _exists(path):
     return None
   try:
-    content = json.loads(_read(path))
+    content = json_text.parse(_read(path))
   except ValueError as error:
     raise UserError(f"{path}: not valid JSON ({error}); run `prepare` again to rewrite it") from error
   return Meta.from_dict(content, path)

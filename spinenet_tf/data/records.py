@@ -138,6 +138,8 @@ def _identity(record: dict[str, tf.Tensor]) -> tf.Tensor:
   """string[]: the source id, else the file name, else a hash of the image."""
   source_id = record["image/source_id"]
   source_id = tf.where(tf.strings.length(source_id) > 0, source_id, record["image/filename"])
+  # Errors cite it, and Python cannot read an error that is not UTF-8.
+  source_id = tf.strings.unicode_transcode(source_id, "UTF-8", "UTF-8", errors="replace")
   return tf.cond(
     tf.strings.length(source_id) > 0,
     lambda: source_id,

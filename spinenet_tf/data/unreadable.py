@@ -72,7 +72,7 @@ def _reason(load: Load, number: int, file: bytes, record: bytes) -> str:
     return "a record cannot be read: the file is damaged, was cut short, or is gone"
   try:
     load(tf.constant(number, tf.int64), tf.constant(file), tf.constant(record))
-  except tf.errors.OpError as error:
+  except (tf.errors.OpError, UnicodeDecodeError) as error:
     message = str(error)
     if records.USER_ERROR in message:  # not damaged: somebody wrote it so
       raise UserError(

@@ -8,7 +8,6 @@ breaks ties between equal scores by that order.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from spinenet_tf import json_text
 from spinenet_tf.errors import UserError
 from spinenet_tf.evaluation import masks as mask_lib
 
@@ -130,8 +130,8 @@ def from_annotation_file(path: str | os.PathLike, *, masks: bool = False) -> tup
   if not tf.io.gfile.exists(path) or tf.io.gfile.isdir(path):
     raise UserError(f"no annotation file {path!r}")
   try:
-    with tf.io.gfile.GFile(path) as file:
-      data = json.load(file)
+    with tf.io.gfile.GFile(path, "rb") as file:
+      data = json_text.parse(file.read())
   except ValueError as error:
     raise UserError(f"annotation file {path!r} is not JSON: {error}") from error
   lists = [data.get(key) if isinstance(data, dict) else None for key in ("images", "annotations", "categories")]

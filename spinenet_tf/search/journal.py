@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from spinenet_tf import json_text
 from spinenet_tf.errors import UserError
 from spinenet_tf.search.space import Point, SearchSpace
 
@@ -200,7 +201,7 @@ def read_lines(path: pathlib.Path) -> tuple[list[dict[str, Any]], bytes | None]:
   lines = []
   for number, text in enumerate(texts, 1):
     try:
-      line = json.loads(text)
+      line = json_text.parse(text)
       if not isinstance(line, dict) or "kind" not in line:
         raise ValueError("not a line of a journal")
     except ValueError as error:
@@ -249,7 +250,8 @@ def _apply(trials: dict[int, Trial], results: list[Trial], line: dict[str, Any])
 
 
 def _check_format(path: pathlib.Path, header: dict[str, Any]) -> None:
-  if header.get("kind") != "search" or header.get("format") != FORMAT:
+  whole = isinstance(header.get("space"), dict) and {"fingerprint", "searcher"} <= header.keys()
+  if header.get("kind") != "search" or header.get("format") != FORMAT or not whole:
     raise UserError(
       f"{path} begins with {str(header)[:60]}; this version reads journals of format {FORMAT}: give another --model_dir"
     )

@@ -20,6 +20,7 @@ import os
 import pathlib
 from typing import Any, Callable
 
+from spinenet_tf import json_text
 from spinenet_tf.errors import UserError
 from spinenet_tf.search.executors import Executor
 from spinenet_tf.search.journal import FAILED, OK, REPEATED, Journal, Trial
@@ -264,7 +265,7 @@ class Runner:
     if not path.is_file():
       return None
     try:
-      return json.loads(path.read_text())
+      return json_text.parse(path.read_bytes())
     except ValueError as error:
       raise UserError(f"{path} is not JSON ({error}); restore it, or give another --model_dir") from error
 

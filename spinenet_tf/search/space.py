@@ -33,6 +33,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from spinenet_tf import json_text
 from spinenet_tf.backbones.rules import MAX_LEVEL, MIN_LEVEL
 from spinenet_tf.backbones.spec import Architecture, BlockSpec
 from spinenet_tf.errors import UserError
@@ -257,10 +258,10 @@ class SearchSpace:
       path = pathlib.Path(source)
       if not path.is_file():
         raise UserError(f"no search space file {str(path)!r}")
-      text = path.read_text()
+      text = path.read_bytes()
     try:
-      values = json.loads(text)
-    except json.JSONDecodeError as error:
+      values = json_text.parse(text)
+    except ValueError as error:
       raise UserError(f"search space {str(source)[:80]!r} is not JSON: {error}") from error
     if not isinstance(values, dict):
       raise UserError(f"search space {str(source)[:80]!r} is a JSON {type(values).__name__}, not an object")

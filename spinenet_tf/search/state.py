@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import zipfile
 from collections.abc import Mapping
 
 import numpy as np
 
+from spinenet_tf import json_text
 from spinenet_tf.errors import UserError
 
 _VALUES = "values"  # the array that holds the JSON text
@@ -41,13 +41,13 @@ def read_state(path: str | os.PathLike, searcher: str, fingerprint: str) -> tupl
   """
   try:
     with np.load(path, allow_pickle=False) as file:
-      values = json.loads(str(file[_VALUES]))
+      values = dict(json_text.parse(str(file[_VALUES])))
       arrays = {name: file[name] for name in file.files if name != _VALUES}
   except FileNotFoundError as error:
     raise UserError(
       f"no searcher's state {str(path)!r}; give a file that `save` wrote, or start a new search"
     ) from error
-  except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+  except Exception as error:  # NumPy raises EOFError, zlib.error, SyntaxError and others for damaged files
     raise UserError(
       f"{str(path)!r} holds no searcher's state ({error}); start a new search in another folder"
     ) from error

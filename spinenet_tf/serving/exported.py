@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Any, Union
 import numpy as np
 import tensorflow as tf
 
+from spinenet_tf import json_text
 from spinenet_tf.data.image_io import decode_image
 from spinenet_tf.errors import UserError
 from spinenet_tf.evaluation import masks as mask_lib
@@ -35,7 +35,7 @@ def read_export_info(path: str | os.PathLike) -> dict[str, Any]:
   """
   place = pathlib.Path(path) / INFO
   try:
-    info = json.loads(place.read_text())
+    info = json_text.parse(place.read_bytes())
     return {**info, "labels": [(int(number), str(name)) for number, name in info["labels"]]}
   except FileNotFoundError as error:
     raise UserError(

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import numpy as np
 import tensorflow as tf
 
+from spinenet_tf import json_text
 from spinenet_tf.compat import keras
 from spinenet_tf.errors import UserError
 from spinenet_tf.models.naming import named_variables, variable_tree
@@ -40,6 +41,10 @@ class Checkpoints:
     keep: how many of the latest stay.
     average: of the weights, saved beside them.
     worker: all workers save, as some variables live on all of them; only the chief's files are kept.
+    writes: False only reads; the folders stay as they are.
+
+  Attributes:
+    unreadable: what was found wrong with checkpoints that were passed over.
   """
 
   def __init__(
@@ -52,6 +57,7 @@ class Checkpoints:
     keep: int = 3,
     worker: Worker | None = None,
     average: Average | None = None,
+    writes: bool = True,
   ):
     worker = worker or Worker()
     self._directory = pathlib.Path(directory)
@@ -61,9 +67,9 @@ class Checkpoints:
     self._averages = average is not None
     self._weights = tf.train.Checkpoint(model=tree, global_step=global_step)
     self._step = global_step
-    self._is_chief = worker.is_chief
+    self._is_chief, self._writes = worker.is_chief, writes
     place = self._directory if worker.is_chief else self._directory / f".worker_{worker.index}"
-    for folder in (LATEST, BEST):
+    for folder in (LATEST, BEST) if writes else ():
       leftovers.mend_state(place / folder)
     self._latest = tf.train.CheckpointManager(self._all, str(place / LATEST), keep, checkpoint_name="step")
     self._best = tf.train.CheckpointManager(self._weights, str(place / BEST), 1, checkpoint_name="step")
@@ -88,8 +94,9 @@ class Checkpoints:
         self.unreadable.append(f"{path} cannot be read ({_first_line(error)})")
         continue
       self._saved_step = int(self._step.numpy())
-      if self._is_chief:
+      if self._is_chief and self._writes:
         leftovers.clean(folder, self._saved_step)
+        leftovers.clean(self._directory / BEST)
       return path
     if self.unreadable:
       raise UserError(
@@ -139,8 +146,7 @@ class Checkpoints:
 
   def best(self) -> dict[str, float] | None:
     """Returns step and metrics of the best checkpoint, or None."""
-    path = self._directory / BEST / "metrics.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    return best_numbers(self._directory / BEST / "metrics.json")
 
   def clean_up(self) -> None:
     """Removes the files of a worker that is not the chief."""
@@ -164,7 +170,9 @@ class Checkpoints:
 def _explained(what: str, remedy: str) -> Iterator[None]:
   try:
     yield
-  except (tf.errors.OpError, OSError, AssertionError) as error:
+  except tf.errors.UnavailableError:  # another worker is gone
+    raise
+  except (tf.errors.OpError, OSError, AssertionError, IndexError) as error:  # the last of a file that was cut off
     raise UserError(f"{what}: {_first_line(error)}; {remedy}") from error
 
 
@@ -188,6 +196,23 @@ def _write_json(path: pathlib.Path, value: dict) -> None:
   temporary = path.with_suffix(".incomplete")
   temporary.write_text(json.dumps(value, indent=2) + "\n")
   os.replace(temporary, path)
+
+
+def best_numbers(path: pathlib.Path) -> dict[str, float] | None:
+  """Returns the numbers in `best/metrics.json`, None where there is no such file.
+
+  Raises: UserError when the file is something else.
+  """
+  if not path.is_file():
+    return None
+  try:
+    content = json_text.parse(path.read_bytes())
+    return {str(key): float(value) for key, value in content.items()} | {"step": int(content["step"])}
+  except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
+    raise UserError(
+      f"{path} is not the file of numbers that belongs to the best checkpoint ({type(error).__name__}: {error}); remove "
+      f"the folder {path.parent}, and the next evaluation begins it anew"
+    ) from error
 
 
 def stored(folder: str | os.PathLike) -> list[str]:

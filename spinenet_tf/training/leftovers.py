@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 _STEP = re.compile(r"step-(\d+)")
+_WHOLE = re.compile(r"step-\d+\.(index|data-\d{5}-of-\d{5})")
 UNREADABLE = "unreadable-"
 
 
@@ -60,18 +61,22 @@ def to_disk(prefix: str) -> None:
       os.close(handle)
 
 
-def clean(folder: str | os.PathLike, step: int) -> None:
-  """After a resumption at `step`, removes what interrupted saves left.
+def clean(folder: str | os.PathLike, step: int | None = None) -> None:
+  """Removes what interrupted saves left: parts of files, and data without an index.
 
-  Newer checkpoints, which could not be read, are set aside as "unreadable-step-N...".
+  Args:
+    folder: of checkpoints.
+    step: that the run goes on from; newer checkpoints, which could not be read or which no list names, are set aside as
+      "unreadable-step-N...". None keeps them.
   """
   if "://" in os.fspath(folder):
     return
+  complete = {step_of(prefix) for prefix in on_disk(folder)}
   for path in pathlib.Path(folder).glob("step-*"):
     try:
-      if not re.fullmatch(r"step-\d+\.(index|data-\d{5}-of-\d{5})", path.name):
+      if not _WHOLE.fullmatch(path.name) or step_of(path) not in complete:
         tf.io.gfile.rmtree(str(path)) if path.is_dir() else path.unlink()
-      elif step_of(path) > step:
+      elif step is not None and step_of(path) > step:
         os.replace(path, path.with_name(UNREADABLE + path.name))
     except OSError:
       continue

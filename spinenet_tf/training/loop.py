@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any, Callable
@@ -13,8 +12,9 @@ import tensorflow as tf
 from absl import logging
 
 from spinenet_tf.data.pipeline import explain_errors
-from spinenet_tf.training.progress import Progress, duration, memory_gib, speak
-from spinenet_tf.training.run_directory import RunDirectory, environment
+from spinenet_tf.training.profile import Profile, StepRange
+from spinenet_tf.training.progress import Progress
+from spinenet_tf.training.run_directory import environment
 from spinenet_tf.training.setup import Setup
 from spinenet_tf.training.stopping import on_sigterm
 from spinenet_tf.training.strategy import agree
@@ -25,18 +25,28 @@ class Interrupted(Exception):
   """The run was told to end (SIGTERM) and has saved its state."""
 
 
-def train(setup: Setup, *, config: str = "", operative_config: str = "") -> dict[str, Any] | None:
+class WorkerLost(Exception):
+  """Another worker of the run has ended or cannot be reached, so this one cannot go on."""
+
+
+def train(
+  setup: Setup, *, config: str = "", operative_config: str = "", profile: StepRange | None = None
+) -> dict[str, Any] | None:
   """Trains to the last step, evaluating on the way.
 
   Args:
     setup: built.
     config: text for config.gin.
     operative_config: text for config.operative.gin.
+    profile: steps to record for TensorBoard.
 
   Returns: the last evaluation's metrics, None without evaluation.
 
-  Raises: UserError when the loss is not finite, a record cannot be read, or a checkpoint cannot be written.
+  Raises: UserError when the loss is not finite, a record cannot be read, or a checkpoint cannot be written; when the run
+    does not have the steps of `profile`; Interrupted after SIGTERM; WorkerLost.
   """
+  if profile:
+    profile.check(setup.plan.total)
   _write_facts(setup, config, operative_config)
   progress = Progress(
     setup.run,
@@ -48,10 +58,17 @@ def train(setup: Setup, *, config: str = "", operative_config: str = "") -> dict
     headline=setup.task.headline,
   )
   _announce(setup, progress.say)
-  loop = Loop(setup, progress)
-  with _quiet_orbit(), on_sigterm(loop.stop), explain_errors(setup.inputs.train_pattern):
-    metrics = loop.run()
-  setup.checkpoints.clean_up()
+  recording = Profile(profile, setup.run.tensorboard) if profile else None
+  if profile and profile.last <= setup.global_step:
+    progress.say(f"steps {profile.first} to {profile.last} were done before: no profile of them is recorded")
+  loop = Loop(setup, progress, recording)
+  closing = contextlib.closing(recording) if recording else contextlib.nullcontext()
+  others = _with_others(setup)
+  with closing, _quiet_orbit(), on_sigterm(loop.stop), others, explain_errors(setup.inputs.train_pattern):
+    try:
+      metrics = loop.run()
+    finally:
+      setup.checkpoints.clean_up()
   if setup.lock:
     setup.lock.release()
   _farewell(setup, progress.say)
@@ -64,10 +81,11 @@ class Loop:
   Args:
     setup: the run.
     progress: told of every loop of steps and every evaluation.
+    profile: records some of the steps.
   """
 
-  def __init__(self, setup: Setup, progress: Progress):
-    self._setup, self._progress, self._stopped = setup, progress, False
+  def __init__(self, setup: Setup, progress: Progress, profile: Profile | None = None):
+    self._setup, self._progress, self._profile, self._stopped = setup, progress, profile, False
     self._trainer = _trainer(setup)
     tensorboard = setup.run.tensorboard
     self._controller = orbit.Controller(
@@ -139,7 +157,11 @@ class Loop:
 
   def _steps_to_next_line(self, step: int) -> int:
     """One for the first line of a process, so that it comes early and its loss can be compared between runs."""
-    return 1 if step == self._begin else self._setup.plan.log - step % self._setup.plan.log
+    steps = 1 if step == self._begin else self._setup.plan.log - step % self._setup.plan.log
+    if self._profile:
+      self._profile.at(step)
+      steps = min(steps, self._profile.most_steps(step) or steps)
+    return steps
 
   def _is_due(self, step: int, interval: int) -> bool:
     return step > 0 and (step % interval == 0 or step == self._setup.plan.total)
@@ -169,40 +191,6 @@ class Loop:
       self._setup.evaluator.scores.save(str(self._setup.run.path / "eval"))
     self._progress.report_evaluation(self._setup.global_step, metrics, time.perf_counter() - begin, is_best)
     self._evaluation = metrics
-
-
-def dry_run(setup: Setup) -> None:
-  """Runs two steps and one evaluation batch, and says what the run would take. Changes nothing in the run directory."""
-  speak(f"dry run: two steps and one evaluation batch of {setup.run.path}")
-  with tempfile.TemporaryDirectory() as scratch, _quiet_orbit(), explain_errors(setup.inputs.train_pattern):
-    setup.run = RunDirectory(scratch)
-    trainer = _trainer(setup)
-    seconds, losses = [], []
-    for _ in range(2):
-      begin = time.perf_counter()
-      losses.append(trainer.train(tf.constant(1)))
-      seconds.append(time.perf_counter() - begin)
-    speak(
-      f"first step {duration(seconds[0])} with building it, loss {losses[0]['total']:.6f}; second {seconds[1]:.2f}s"
-    )
-    if setup.evaluator:
-      begin = time.perf_counter()
-      _evaluate_one_batch(setup.evaluator)
-      speak(f"one evaluation batch {duration(time.perf_counter() - begin)} with building it")
-  hours = seconds[1] * setup.plan.total / 3600
-  speak(
-    f"peak memory {memory_gib():.2f} GiB; {setup.plan.total} steps at the second step's pace take {hours:.2f} hours "
-    "(a single step is a rough measure)"
-  )
-
-
-def _evaluate_one_batch(evaluator: orbit.AbstractEvaluator) -> None:
-  verbosity = logging.get_verbosity()
-  logging.set_verbosity(logging.ERROR)  # all other pictures count as not evaluated, which is meant here
-  try:
-    evaluator.evaluate(tf.constant(1))
-  finally:
-    logging.set_verbosity(verbosity)
 
 
 def _trainer(setup: Setup) -> Trainer:
@@ -262,6 +250,20 @@ def _farewell(setup: Setup, say: Callable[[str], None]) -> None:
     say(f"evaluate:  python -m spinenet_tf.evaluate --model_dir={folder}")
   say(f"predict:   python -m spinenet_tf.predict --model_dir={folder} IMAGE...")
   say(f"curves:    tensorboard --logdir={folder}/tensorboard")
+
+
+@contextlib.contextmanager
+def _with_others(setup: Setup) -> Iterator[None]:
+  """Says in one line that another worker is gone; TensorFlow ends every sum over the workers then."""
+  try:
+    yield
+  except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError) as error:
+    if setup.worker.count == 1:
+      raise
+    reason = str(error).split("aborted by: ")[-1].splitlines()[0]
+    raise WorkerLost(
+      f"another worker of this run is gone ({reason}); start all workers again: they resume from the last checkpoint"
+    ) from error
 
 
 @contextlib.contextmanager

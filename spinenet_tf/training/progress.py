@@ -128,6 +128,11 @@ def memory_gib() -> float:
   """Returns the peak memory in GiB: of the first GPU, else of this process."""
   if tf.config.list_logical_devices("GPU"):
     return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**30
+  return host_memory_gib()
+
+
+def host_memory_gib() -> float:
+  """Returns the peak memory of this process in GiB."""
   import resource
 
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -13,6 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from spinenet_tf import json_text
 from spinenet_tf.backbones.spec import Architecture
 from spinenet_tf.compat import keras
 from spinenet_tf.errors import UserError
@@ -51,15 +52,27 @@ class RunDirectory:
     """
     if not self.writes:
       return
-    probe = self.path / f".writable_{os.getpid()}"
+    probe = self.path / ".writable"
     try:
       self.path.mkdir(parents=True, exist_ok=True)
       probe.write_text("")
-      probe.unlink()
+      probe.unlink(missing_ok=True)
     except OSError as error:
       raise UserError(
         f"--model_dir={self.path} cannot be written ({error.strerror}); give a folder that this user may write to"
       ) from error
+
+  def check_place(self) -> None:
+    """Checks, without making anything, that the folder exists or can be made, and can be written to.
+
+    Raises: UserError when it does not look so.
+    """
+    place = next((folder for folder in (self.path, *self.path.absolute().parents) if folder.exists()), pathlib.Path())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+      what = "is not a folder" if not place.is_dir() else "may not be written to"
+      raise UserError(
+        f"--model_dir={self.path} cannot be used ({place} {what}); give a folder that this user may write to"
+      )
 
   def write(self, name: str, text: str) -> None:
     """Writes a file of the folder, whole or not at all."""
@@ -82,13 +95,12 @@ class RunDirectory:
     if not path.is_file():
       return None
     try:
-      content = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+      content = json_text.parse(path.read_bytes())
+    except ValueError as error:
       raise UserError(f"{path} is not JSON ({error}); give another --model_dir, or remove the file") from error
-    if content.get("format") != FORMAT:
-      raise UserError(
-        f"{path} has format {content.get('format')!r}; this version reads {FORMAT}: give another --model_dir"
-      )
+    seen = content.get("format") if isinstance(content, dict) else type(content).__name__
+    if seen != FORMAT:
+      raise UserError(f"{path} has format {seen!r}; this version reads {FORMAT}: give another --model_dir")
     return content
 
   def check_same(self, model: dict[str, Any]) -> None:
@@ -103,34 +115,53 @@ class RunDirectory:
     if old is None:
       return
     ours = json.loads(json.dumps(model))
-    for what, then, now in _differences(old, ours):
+    try:
+      differences = list(_differences(old, ours))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+      raise UserError(
+        f"{self.path / 'model.json'} was changed and cannot be understood ({type(error).__name__}: {error}); restore it, or "
+        "give another --model_dir"
+      ) from error
+    for what, then, now in differences:
       raise UserError(
         f"--model_dir={self.path} holds a run whose {what} is {then}, this experiment has {now}; give another --model_dir "
         "(to start from that run's weights, set train.initial_checkpoint to it)"
       )
 
   def append_metrics(self, line: dict[str, Any]) -> None:
-    """Adds one line to metrics.jsonl."""
-    if self.writes:
+    """Adds one line to metrics.jsonl.
+
+    Raises: UserError when the file system refuses, a full disk for example.
+    """
+    if not self.writes:
+      return
+    try:
       with self.metrics_file.open("a") as file:
         file.write(json.dumps(line) + "\n")
+    except OSError as error:
+      raise UserError(
+        f"cannot write {self.metrics_file} ({error.strerror}); free some space and start again: the run goes on from its "
+        "last checkpoint"
+      ) from error
 
   def read_metrics(self) -> list[dict[str, Any]]:
-    """Returns the lines of metrics.jsonl; a last line cut off by a crash is left out."""
+    """Returns the lines of metrics.jsonl; what is none, such as a last one cut off by a crash, is left out."""
     if not self.metrics_file.is_file():
       return []
     lines = []
-    for text in self.metrics_file.read_text().splitlines():
+    for text in self.metrics_file.read_bytes().splitlines():
       try:
-        lines.append(json.loads(text))
-      except json.JSONDecodeError:
+        line = json_text.parse(text)
+      except ValueError:
         continue
+      if isinstance(line, dict) and isinstance(line.get("step"), int):
+        lines.append(line)
     return lines
 
   def drop_metrics_after(self, step: int) -> None:
     """Removes the lines of steps after `step`, which a resumed run does again."""
     lines = self.read_metrics()
-    kept = [line for line in lines if line.get("step", 0) <= step]
+    kept = [line for line in lines if line["step"] <= step]
     if self.metrics_file.is_file():
       self.write("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
 

@@ -102,6 +102,10 @@ class ModelSettings(NetworkSettings):
         f"model.architecture is {self.architecture!r}; it must be a name, a path to a JSON file, or an edit with its "
         "parentheses, such as @scaled()"
       )
+    for name in ("min_level", "max_level"):
+      value = getattr(self, name)
+      if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 7:
+        raise UserError(f"model.{name} is {value!r}; it must be a whole number from 1 to 7")
 
   def anchors(self) -> AnchorConfig:
     """Returns the anchors."""

@@ -77,12 +77,13 @@ def make_plan(experiment: Experiment, num_examples: int) -> Plan:
   return Plan(epoch, total, *intervals, batch)
 
 
-def build(experiment: Experiment, model_dir: str | os.PathLike) -> Setup:
+def build(experiment: Experiment, model_dir: str | os.PathLike, *, writes: bool = True) -> Setup:
   """Builds a run and restores its latest checkpoint, or the initial one.
 
   Args:
     experiment: what to run.
     model_dir: the run directory.
+    writes: False for a trial: the run directory is read, and nothing in it changes.
 
   Raises: UserError for everything that can be known to fail.
   """
@@ -102,9 +103,9 @@ def build(experiment: Experiment, model_dir: str | os.PathLike) -> Setup:
   replicas = devices.num_replicas_in_sync
   checks.check_batch(experiment.data.batch_size, replicas)
   worker = strategy.Worker.of(devices)
-  run = RunDirectory(model_dir, writes=worker.is_chief)
+  run = RunDirectory(model_dir, writes=writes and worker.is_chief)
   run.check_same(task.describe(data, replicas))
-  run.prepare()
+  run.prepare() if writes else run.check_place()
   lock = hold(run.path) if run.writes and "://" not in str(model_dir) else None
 
   keras.utils.set_random_seed(train.seed)
@@ -129,7 +130,14 @@ def build(experiment: Experiment, model_dir: str | os.PathLike) -> Setup:
       recompute=train.recompute,
     )
     saved = checkpoints.Checkpoints(
-      run.path, model, optimizer, global_step, keep=train.keep_checkpoints, worker=worker, average=average
+      run.path,
+      model,
+      optimizer,
+      global_step,
+      keep=train.keep_checkpoints,
+      worker=worker,
+      average=average,
+      writes=writes,
     )
     notes = _initialise(model, saved, train.initial_checkpoint)
     if average and not int(global_step.numpy()):

@@ -79,7 +79,8 @@ class Trainer(orbit.AbstractTrainer):
     """
     if self._iterator is None:
       self._iterator = iter(self._dataset())
-    done, sums, waited, last = self._loop(self._iterator, num_steps)
+    with tf.profiler.experimental.Trace("train", step_num=int(self._step.global_step.numpy()) + 1, _r=1):
+      done, sums, waited, last = self._loop(self._iterator, num_steps)
     last = last.numpy().tolist()
     if not np.isfinite(last[: self._must_be_finite]).all():
       step = int(self._step.global_step.numpy())

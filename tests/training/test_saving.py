@@ -1,7 +1,9 @@
 """Checkpoints: keeping, the best, partial loading, a file system that refuses."""
 
 import json
+import pathlib
 import resource
+import shutil
 
 import numpy as np
 import pytest
@@ -107,6 +109,71 @@ def test_a_file_system_that_refuses_keeps_the_last_good_checkpoint(make, tmp_pat
   _, again_step, again = make()
   again_step.assign(7)
   assert again.restore().endswith("step-0") and int(again_step) == 0
+
+
+def harm(folder, how):
+  """Damages the newer of two checkpoints, of step 2, and leaves what killed saves leave."""
+  newest = folder / ("step-2.index" if how == "index" else "step-2.data-00000-of-00001")
+  content = bytearray(newest.read_bytes())
+  content[len(content) // 3] ^= 16
+  if how == "list":
+    (folder / "checkpoint").write_text("")  # what a pulled plug makes of a file that was not flushed
+  elif how == "gone":
+    for path in folder.glob("step-2.*"):
+      path.unlink()
+  elif how == "no index":
+    (folder / "step-2.index").unlink()
+  else:
+    newest.write_bytes(content[: len(content) // 2] if how == "cut" else content)
+  (folder / "step-3.data-00000-of-00001.tempstate12").write_text("a killed save")
+  (folder / "step-3_temp").mkdir()
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(make, tmp_path):
+  net, step, saved = make("whole")
+  for number in (1, 2):
+    step.assign(number)
+    net.trainable_variables[0].assign(tf.fill(net.trainable_variables[0].shape, float(number)))
+    saved.save()
+  saved.save_best({"AP": 0.5})
+  (tmp_path / "whole/best/step-3_temp").mkdir()
+  other, other_step, _ = make("other")
+  optimizer = sgd(lambda: tf.constant(0.1))
+  optimizer._create_all_weights(other.trainable_variables)
+  for how in ("bit", "cut", "index", "list", "gone", "no index"):
+    shutil.copytree(tmp_path / "whole", tmp_path / how)
+    folder = tmp_path / how / "checkpoints"
+    harm(folder, how)
+    again = checkpoints.Checkpoints(tmp_path / how, other, optimizer, other_step, keep=2)
+    expected = 2 if how == "list" else 1
+    assert again.restore().endswith(f"step-{expected}") and int(other_step) == expected, how
+    assert (other.trainable_variables[0].numpy() == expected).all(), how
+    assert bool(again.unreadable) is (how in ("bit", "cut", "index")), how
+    assert not list(folder.glob("step-3*")) and not (expected == 1 and list(folder.glob("step-2.*"))), how
+    assert {p.name for p in folder.glob("unreadable-*.index")} == set(
+      ["unreadable-step-2.index"] * bool(again.unreadable)
+    )
+    assert not (tmp_path / how / "best/step-3_temp").exists() and (tmp_path / how / "best/step-2.index").exists()
+    other_step.assign(2)
+    again.save()
+    assert checkpoints.find(tmp_path / how, prefer_best=False).endswith("step-2"), how
+
+
+def test_when_no_checkpoint_can_be_read_nothing_starts_afresh(make, tmp_path):
+  _, _, saved = make()
+  saved.save()
+  for path in (tmp_path / "run/checkpoints").glob("step-0.*"):
+    path.write_bytes(path.read_bytes()[:10])
+  with pytest.raises(UserError, match=r"step-0 cannot be read .*no checkpoint in .* can be read; copy one back"):
+    make()[2].restore()
+
+
+def test_a_full_disk_at_a_line_of_metrics(tmp_path, monkeypatch):
+  from spinenet_tf.training.run_directory import RunDirectory
+
+  monkeypatch.setattr(RunDirectory, "metrics_file", pathlib.Path("/dev/full"))
+  with pytest.raises(UserError, match=r"cannot write /dev/full \(No space left on device\); free some space"):
+    RunDirectory(tmp_path).append_metrics({"step": 1})
 
 
 def test_run_directory_differences(tmp_path):
