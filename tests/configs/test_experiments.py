@@ -304,9 +304,9 @@ def traced(made):
   """
   network = made.classifier if made.train.task == "classification" else made.model
   network = dataclasses.replace(network, stochastic_depth=network.stochastic_depth > 0)
-  train = dataclasses.replace(made.train, weight_decay=float(made.train.weight_decay > 0))
   if made.train.task == "solo":
-    network = dataclasses.replace(network, architecture=None)
+    network = dataclasses.replace(network, architecture="spinenet49")
+  train = dataclasses.replace(made.train, weight_decay=float(made.train.weight_decay > 0))
   switches = {name: getattr(SoloSettings(), name) for turned in SWITCHES.values() for name in turned}
   solo = dataclasses.replace(made.solo, **switches)
   return repr((network, made.mask_rcnn, solo, made.loss, made.classifier_loss, train))
