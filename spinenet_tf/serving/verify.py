@@ -85,6 +85,8 @@ class Verification:
     return {**dataclasses.asdict(self), "passed": self.passed}
 
   def __str__(self) -> str:
+    if not self.compared and not self.missing:
+      return f"{self.pictures}, on which the run finds nothing, so nothing was compared; give pictures on which it does"
     parts = [f"{name} differ by {value:.2g} (at most {self.tolerance[name]:g})" for name, value in self.largest.items()]
     lost = f"{self.missing} are in one answer only, " if self.missing else ""
     return f"{self.pictures}, {self.compared} answers compared: {lost}{', '.join(parts)}"

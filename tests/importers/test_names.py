@@ -179,8 +179,14 @@ def test_tf1_names(tf1):
   _same_pyramid(found, made, torch=False)
 
 
+def _windows(x, size, stride, before, after, value):
+  """Returns float[B, h, w, C, size, size] of float[B, H, W, C], padded with a value."""
+  x = np.pad(x, [[0, 0], [before, after], [before, after], [0, 0]], constant_values=value)
+  return np.lib.stride_tricks.sliding_window_view(x, (size, size), axis=(1, 2))[:, ::stride, ::stride]
+
+
 def _forward(named, images, epsilon, torch):
-  """The backbone out of plain operations on the other side's arrays, read off its documented order.
+  """The backbone in NumPy on the other side's arrays, read off its documented order.
 
   Args:
     named: function from our names to the arrays that were written under theirs.
@@ -189,26 +195,32 @@ def _forward(named, images, epsilon, torch):
     torch: pools pad both sides, and endpoints have no activation.
   """
 
+  def relu(x):
+    return np.maximum(x, 0)
+
   def pool(x, size, stride):
-    side = size // 2
-    return tf.nn.max_pool2d(x, size, stride, [[0, 0], [side, side], [side, side], [0, 0]] if torch else "SAME")
+    pads = [size // 2] * 2
+    if not torch:  # as little as the last window needs, the smaller half before
+      missing = max((-(-x.shape[1] // stride) - 1) * stride + size - x.shape[1], 0)
+      pads = [missing // 2, missing - missing // 2]
+    return _windows(x, size, stride, *pads, -np.inf).max((4, 5))
 
   def unit(x, name, stride=1, activate=True):
     kernel = named(f"{name}/conv/kernel")
     side = kernel.shape[0] // 2
-    x = tf.nn.conv2d(tf.pad(x, [[0, 0], [side, side], [side, side], [0, 0]]), kernel, stride, "VALID")
+    x = np.tensordot(_windows(x, kernel.shape[0], stride, side, side, 0), kernel, ((4, 5, 3), (0, 1, 2)))
     gamma, beta, mean, variance = (
       named(f"{name}/norm/{k}") for k in ("gamma", "beta", "moving_mean", "moving_variance")
     )
     x = (x - mean) / np.sqrt(variance + epsilon) * gamma + beta
-    return tf.nn.relu(x) if activate else x
+    return relu(x) if activate else x
 
   def block(x, i):
     names, y = [name for name, _ in _units(i)], x
     for name in names:
       y = unit(y, f"block_{i:02d}/repeat_0/{name}", activate=name != names[-1])
     shortcut = unit(x, "block_00/repeat_0/shortcut", activate=False) if i == 0 else x
-    return tf.nn.relu(y + shortcut)
+    return relu(y + shortcut)
 
   features = [block(pool(unit(images, "stem", 2), 3, 2), 0)]
   features.append(block(features[0], 1))
@@ -221,9 +233,9 @@ def _forward(named, images, epsilon, torch):
         x = unit(x, f"{root}/down", 2)
         x = pool(x, 3 if down == 2 else 5, 2 ** (down - 1)) if down > 1 else x
       x = unit(x, f"{root}/expand", activate=False)
-      fused.append(tf.repeat(tf.repeat(x, 2**-down, 1), 2**-down, 2) if down < 0 else x)
+      fused.append(x.repeat(2**-down, 1).repeat(2**-down, 2) if down < 0 else x)
     extra = features[11] if i == 14 else 0.0
-    features.append(block(tf.nn.relu(fused[0] + fused[1] + extra), i))
+    features.append(block(relu(fused[0] + fused[1] + extra), i))
   outputs = {13: 3, 12: 4, 14: 5, 16: 6, 15: 7}
   return {str(level): unit(features[i], f"endpoint_{level}", activate=not torch) for i, level in outputs.items()}
 
@@ -243,9 +255,8 @@ def _same_pyramid(found, made, torch):
   for name, variable in named_variables_of.items():
     variable.assign(named_variables(found.model)[name])
   ours = model(images)
-  for level, wanted in _forward(made.ours.__getitem__, images, 1e-3, torch).items():
-    error = np.abs(ours[level].numpy() - wanted.numpy()).max()
-    assert error <= 1e-4 * np.abs(wanted.numpy()).max(), level
+  for level, wanted in _forward(made.ours.__getitem__, images.numpy(), 1e-3, torch).items():
+    assert np.abs(ours[level].numpy() - wanted).max() <= 1e-4 * np.abs(wanted).max(), level
 
 
 def test_torch_names(monkeypatch):

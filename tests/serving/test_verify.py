@@ -10,7 +10,7 @@ from spinenet_tf.errors import UserError
 from spinenet_tf.evaluation.masks import encode
 from spinenet_tf.serving.classifier import Classes
 from spinenet_tf.serving.detector import Detections
-from spinenet_tf.serving.verify import VerificationError, as_files, compare, pictures
+from spinenet_tf.serving.verify import VerificationError, as_files, compare, pictures, worst
 
 SETTINGS = {"score_threshold": 0.1, "max_detections": 4}
 
@@ -40,6 +40,26 @@ def test_equal_answers_and_small_differences():
     check(one, far).check("the file")
   nothing = detections([])
   assert check(nothing, nothing).passed
+
+
+def test_nothing_found_is_nothing_compared():
+  none = detections([])
+  assert "nothing was compared" in str(check(none, none))
+  assert "1 are in one answer only" in str(check(none, detections([0.9])))
+
+
+def test_several_comparisons_have_the_largest_difference_of_each_output():
+  one = detections([0.9, 0.5])
+  moved = dataclasses.replace(one, boxes=one.boxes + 0.004)
+  fewer = [part(one, slice(1)), part(dataclasses.replace(one, scores=one.scores + np.float32(5e-6)), slice(1))]
+  both = worst([check(one, moved), check(*fewer)])
+  assert both.compared == 2 and both.passed
+  assert both.largest == pytest.approx({"boxes": 0.004, "scores": 5e-6}, abs=1e-6)
+  assert not worst([check(one, one), check(one, detections([np.nan, 0.5]))]).passed
+
+
+def part(found, rows):
+  return Detections(found.boxes[rows], found.scores[rows], found.classes[rows], found.names[rows], None)
 
 
 def test_order_among_equals():
