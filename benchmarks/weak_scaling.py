@@ -1,4 +1,4 @@
-"""Weak scaling on one machine: `python -m benchmarks.weak_scaling [--per_replica=2] [--steps=10]`.
+"""Weak scaling on one machine: `python -m benchmarks.weak_scaling [--size=128] [--per_replica=2] [--steps=10]`.
 
 1, 2 and 4 logical CPUs and 2 processes train a small network, each replica on its own images. All share the cores, so
 the limit is not N times the speed: it is what one device does with the same images in one batch. Efficiency is its time
@@ -18,12 +18,13 @@ import sys
 import tempfile
 import time
 
-SIZE, WIDEN, WARM = 128, 4.0, 2
+WIDEN, WARM = 4.0, 2
 
 
 def main() -> None:
   """Runs the benchmark."""
   parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--size", type=int, default=128, help="side of the images in pixels")
   parser.add_argument("--per_replica", type=int, default=2, help="images of a replica in a step")
   parser.add_argument("--steps", type=int, default=10)
   parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -34,8 +35,8 @@ def main() -> None:
   from benchmarks import tiny
 
   with tempfile.TemporaryDirectory() as folder:
-    tiny.data(f"{folder}/data", SIZE)
-    base = {"folder": folder, "per_replica": arguments.per_replica, "steps": arguments.steps}
+    tiny.data(f"{folder}/data", arguments.size)
+    base = {name: getattr(arguments, name) for name in ("size", "per_replica", "steps")} | {"folder": folder}
     one = {n: run(base, replicas=1, batch=n * arguments.per_replica) for n in (1, 2, 4)}
     print("| replicas | batch | seconds a step | one device, same batch | efficiency |\n|---|---|---|---|---|")
     print(f"| 1 device | {arguments.per_replica} | {one[1]:.3f} | {one[1]:.3f} | 1 |", flush=True)
@@ -67,7 +68,7 @@ def run(base: dict, replicas: int, batch: int, workers: int = 1) -> float:
   return max(float(output.strip().splitlines()[-1]) for output in outputs)
 
 
-def child(folder: str, per_replica: int, steps: int, replicas: int, batch: int, workers: int) -> None:
+def child(folder: str, size: int, per_replica: int, steps: int, replicas: int, batch: int, workers: int) -> None:
   """Trains and prints the median seconds of a step."""
   import tensorflow as tf
 
@@ -80,7 +81,7 @@ def child(folder: str, per_replica: int, steps: int, replicas: int, batch: int, 
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
   strategy = "multi_worker" if workers > 1 else "mirrored" if replicas > 1 else "one_device"
   experiment = tiny.experiment(
-    f"{folder}/data", SIZE, batch, WIDEN, strategy=strategy, duration=steps + WARM, recompute=False
+    f"{folder}/data", size, batch, WIDEN, strategy=strategy, duration=steps + WARM, recompute=False
   )
   with tempfile.TemporaryDirectory() as scratch:
     ready = setup.build(experiment, scratch, writes=False)
