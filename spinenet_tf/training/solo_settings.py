@@ -7,10 +7,9 @@ import math
 from typing import Any
 
 from spinenet_tf.errors import UserError
+from spinenet_tf.ops.matrix_nms import KERNELS
 from spinenet_tf.ops.solo_levels import SoloLevels
-
-CENTRES = ("mass", "box")
-SUPPRESSIONS = ("gaussian", "linear")
+from spinenet_tf.ops.solo_targets import CENTRES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +93,8 @@ class SoloDetectionSettings:
       value = getattr(self, name)
       if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise UserError(f"solo_detection.{name} is {value!r}; it must be a whole number from 1 on")
-    if self.suppression not in SUPPRESSIONS:
-      raise UserError(f"solo_detection.suppression is {self.suppression!r}; it must be one of {list(SUPPRESSIONS)}")
+    if self.suppression not in KERNELS:
+      raise UserError(f"solo_detection.suppression is {self.suppression!r}; it must be one of {list(KERNELS)}")
     if not (isinstance(self.suppression_sigma, (int, float)) and 0 < self.suppression_sigma < math.inf):
       raise UserError(
         f"solo_detection.suppression_sigma is {self.suppression_sigma!r}; it must be above 0, usually 2.0"
