@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import tensorflow as tf
 
 from spinenet_tf.errors import UserError
+from spinenet_tf.losses.replicas import num_replicas
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +56,5 @@ class ClassificationLoss:
       logs = tf.nn.log_softmax(logits)
       at_label = tf.gather(logs, labels, batch_dims=1)
       smoothed = (1 - self.label_smoothing) * at_label + self.label_smoothing * tf.reduce_mean(logs, axis=-1)
-      context = tf.distribute.get_replica_context()
-      replicas = context.num_replicas_in_sync if context is not None else 1
-      value = -tf.reduce_mean(smoothed) / replicas
+      value = -tf.reduce_mean(smoothed) / num_replicas()
     return {"cls": value, "total": value}

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from spinenet_tf.errors import UserError
 from spinenet_tf.losses.box import huber_loss_sum
-from spinenet_tf.losses.retinanet import NORMALIZERS
+from spinenet_tf.losses.replicas import average_over, check_normalizer, normalizing_counts
 from spinenet_tf.ops.matching import Targets
 from spinenet_tf.ops.regions import Regions
 from spinenet_tf.ops.sampling import Sample
@@ -82,8 +82,7 @@ class MaskRCNNLoss:
     for name in ("rpn_huber_delta", "huber_delta"):
       if not getattr(self, name) > 0:
         raise UserError(f"{name} is {getattr(self, name)!r}; it must be positive")
-    if self.normalizer not in NORMALIZERS:
-      raise UserError(f"normalizer is {self.normalizer!r}; it must be one of {list(NORMALIZERS)}")
+    check_normalizer(self.normalizer)
 
   def __call__(self, outputs: Predictions, targets: MaskTargets) -> dict[str, tf.Tensor]:
     """Computes the losses of this replica. Call it in the replica's step.
@@ -111,13 +110,7 @@ class MaskRCNNLoss:
 
   def _means(self, sums: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:
     """Returns the replica's share of each mean, float32[parts]."""
-    context = tf.distribute.get_replica_context()
-    replicas = context.num_replicas_in_sync if context is not None else 1
-    counts = tf.stop_gradient(counts)
-    if replicas > 1 and self.normalizer == "global":
-      counts = context.all_reduce(tf.distribute.ReduceOp.SUM, counts)
-    means = tf.math.divide_no_nan(sums, counts)
-    return means / replicas if self.normalizer == "replica" else means
+    return tf.math.divide_no_nan(sums, normalizing_counts(counts, self.normalizer)) / average_over(self.normalizer)
 
   def _proposals(self, deltas: tf.Tensor, anchors: Targets, level: str) -> tuple[tf.Tensor, tf.Tensor]:
     positive = anchors.classes[level] >= 0

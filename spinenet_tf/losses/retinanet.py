@@ -11,9 +11,8 @@ import tensorflow as tf
 from spinenet_tf.errors import UserError
 from spinenet_tf.losses.box import huber_loss_sum
 from spinenet_tf.losses.focal import focal_loss_sum
+from spinenet_tf.losses.replicas import average_over, check_normalizer, normalizing_counts
 from spinenet_tf.ops.matching import Targets
-
-NORMALIZERS = ("global", "replica")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +60,7 @@ class RetinaNetLoss:
       raise UserError(f"huber_delta is {self.huber_delta}; it must be positive")
     if self.box_weight < 0:
       raise UserError(f"box_weight is {self.box_weight}; it must be 0 or more")
-    if self.normalizer not in NORMALIZERS:
-      raise UserError(f"normalizer is {self.normalizer!r}; it must be one of {list(NORMALIZERS)}")
+    check_normalizer(self.normalizer)
 
   def __call__(
     self,
@@ -102,13 +100,9 @@ class RetinaNetLoss:
     return {"cls": cls, "box": box, "total": cls + self.box_weight * box}
 
   def _normalizer(self, targets: Targets, num_positives: Optional[tf.Tensor]) -> tf.Tensor:
-    context = tf.distribute.get_replica_context()
-    replicas = context.num_replicas_in_sync if context is not None else 1
     if num_positives is None:
       count = tf.cast(tf.reduce_sum(targets.num_positives), tf.float32)
-      if self.normalizer == "global" and replicas > 1:
-        count = context.all_reduce(tf.distribute.ReduceOp.SUM, count)
+      count = normalizing_counts(count, self.normalizer)
     else:
-      count = tf.cast(num_positives, tf.float32)
-    scale = replicas if self.normalizer == "replica" else 1
-    return tf.stop_gradient((count + 1.0) * scale)
+      count = tf.stop_gradient(tf.cast(num_positives, tf.float32))
+    return (count + 1.0) * average_over(self.normalizer)

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from spinenet_tf.errors import UserError
 from spinenet_tf.losses.focal import focal_loss_sum
-from spinenet_tf.losses.retinanet import NORMALIZERS
+from spinenet_tf.losses.replicas import average_over, check_normalizer, normalizing_counts
 from spinenet_tf.ops.solo_targets import SoloMasks, SoloTargets
 
 SMOOTH = 0.001  # added to each of the two sums of squares
@@ -50,8 +50,7 @@ class SoloLoss:
       raise UserError(f"gamma is {self.gamma}; the focal loss takes 0 or more")
     if self.mask_weight < 0:
       raise UserError(f"mask_weight is {self.mask_weight}; it must be 0 or more")
-    if self.normalizer not in NORMALIZERS:
-      raise UserError(f"normalizer is {self.normalizer!r}; it must be one of {list(NORMALIZERS)}")
+    check_normalizer(self.normalizer)
 
   def __call__(
     self,
@@ -87,23 +86,13 @@ class SoloLoss:
       mask.append(tf.reduce_sum(value * counted))
       count.append(tf.reduce_sum(counted))
     positives = tf.cast(tf.reduce_sum(targets.num_positives), tf.float32)
-    counts = self._counts(tf.stack([positives, tf.add_n(count)]))
-    share = 1.0 / self._replicas() if self.normalizer == "replica" else 1.0
+    counts = normalizing_counts(tf.stack([positives, tf.add_n(count)]), self.normalizer)
+    replicas = average_over(self.normalizer)
     parts = {
-      "cls": tf.add_n(cls) / (counts[0] + 1.0) * share,
-      "mask": tf.math.divide_no_nan(tf.add_n(mask), counts[1]) * share,
+      "cls": tf.add_n(cls) / (counts[0] + 1.0) / replicas,
+      "mask": tf.math.divide_no_nan(tf.add_n(mask), counts[1]) / replicas,
     }
     return {**parts, "total": parts["cls"] + self.mask_weight * parts["mask"]}
-
-  def _counts(self, counts: tf.Tensor) -> tf.Tensor:
-    counts = tf.stop_gradient(counts)
-    if self.normalizer == "global" and self._replicas() > 1:
-      counts = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, counts)
-    return counts
-
-  def _replicas(self) -> int:
-    context = tf.distribute.get_replica_context()
-    return context.num_replicas_in_sync if context is not None else 1
 
 
 def dice_loss(masks: tf.Tensor, wanted: tf.Tensor, empty: tf.Tensor) -> tf.Tensor:

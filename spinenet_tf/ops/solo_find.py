@@ -1,7 +1,7 @@
 """Detections of SOLO: points that are peaks, their masks, Matrix NMS.  [Wang et al. 2020, section 3.4; authors' code]
 
 Cells whose score is a peak and above a threshold are candidates. Masks are made of these alone, image after image, brought
-to half the finest stride, weighed, and lowered by Matrix NMS.
+to half the finest stride, weighed, and lowered by Matrix NMS. Where functions must be portable all candidates have masks.
 
 L levels, S their grids, T candidates at most, D detections, (h, w): the input in pixels of half the finest stride.
 """
@@ -15,6 +15,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from spinenet_tf.errors import UserError
+from spinenet_tf.ops import portable
 from spinenet_tf.ops.matrix_nms import check_kernel, matrix_nms
 from spinenet_tf.ops.solo_levels import SoloLevels
 
@@ -169,33 +170,74 @@ def _of_image(
 ) -> dict[str, tf.Tensor]:
   """As `detect`, of one image, without the batch axis; boxes in pixels of the masks."""
   features = {key: maps[None] for key, maps in features.items()}
-  parts = []
-  for i, name in enumerate(levels.names):
-    rows = tf.where((candidates.levels == i) & (candidates.scores >= 0))[:, 0]
-    scores, cells, classes = (tf.gather(candidates._asdict()[key], rows) for key in ("scores", "cells", "classes"))
-    masks = masks_of(features, {name: cells[None]})[name][0]
-    masks = _enlarged(masks, levels.strides[i] // levels.strides[0])[:, : size[0], : size[1]]
-    inside = masks >= mask_threshold
-    area = tf.reduce_sum(tf.cast(inside, tf.float32), axis=[1, 2])
-    mean = tf.math.divide_no_nan(tf.reduce_sum(tf.where(inside, masks, 0.0), axis=[1, 2]), area)
-    kept = tf.where(area >= levels.strides[i])[:, 0]
-    parts.append([tf.gather(values, kept) for values in (scores * mean, classes, masks)])
-  scores, classes, masks = (tf.concat(values, axis=0) for values in zip(*parts))
-  scores, order = tf.math.top_k(scores, tf.shape(scores)[0])
+  of_level = functools.partial(_masks_of_level, features=features, masks_of=masks_of, levels=levels, size=size)
+  find = _masks_of_all if portable.wanted() else _masks_of_real
+  scores, classes, masks, least = find(candidates, levels, of_level)
+  inside = masks >= mask_threshold
+  area = tf.reduce_sum(tf.cast(inside, tf.float32), axis=[1, 2])
+  mean = tf.math.divide_no_nan(tf.reduce_sum(tf.where(inside, masks, 0.0), axis=[1, 2]), area)
+  total = scores.shape[0] or tf.shape(scores)[0]
+  scores, order = tf.math.top_k(tf.where((scores >= 0) & (area >= least), scores * mean, -1.0), total)
   classes, masks = tf.gather(classes, order), tf.gather(masks, order)
+  # Those that do not count come last, so they lower none that does.
   scores = suppress(tf.reshape(masks >= mask_threshold, [-1, size[0] * size[1]]), scores, classes)
-  scores, order = tf.math.top_k(
-    tf.where(scores > score_threshold, scores, -1.0), tf.minimum(count, tf.shape(scores)[0])
-  )
-  order = order[: tf.math.count_nonzero(scores >= 0, dtype=tf.int32)]
-  scores, classes, masks = scores[: tf.shape(order)[0]], tf.gather(classes, order), tf.gather(masks, order)
+  scores, order = tf.math.top_k(tf.where(scores > score_threshold, scores, -1.0), _at_most(count, total))
+  real = scores >= 0
+  masks = tf.where(real[:, None, None], tf.gather(masks, order), 0.0)
   return {
-    "detection_boxes": _filled(_boxes_round(masks, mask_threshold), count),
-    "detection_scores": _filled(scores, count),
-    "detection_classes": _filled(classes + 1, count) - 1,
-    "num_detections": tf.shape(order)[0],
+    "detection_boxes": _filled(tf.where(real[:, None], _boxes_round(masks, mask_threshold), 0.0), count),
+    "detection_scores": _filled(tf.where(real, scores, 0.0), count),
+    "detection_classes": _filled(tf.where(real, tf.gather(classes, order) + 1, 0), count) - 1,
+    "num_detections": tf.math.count_nonzero(real, dtype=tf.int32),
     "detection_masks": _filled(masks, count),
   }
+
+
+def _masks_of_real(
+  candidates: Candidates, levels: SoloLevels, of_level: Callable[[int, tf.Tensor], tf.Tensor]
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+  """Makes the masks of the candidates of an image that count, level by level.
+
+  Returns: of the n that count their scores float32[n], classes int32[n], masks float32[n, h, w], and the least area of a
+  mask of their level, float32[n].
+  """
+  parts = []
+  for i in range(len(levels.names)):
+    rows = tf.where((candidates.levels == i) & (candidates.scores >= 0))[:, 0]
+    scores, cells, classes = (tf.gather(candidates._asdict()[key], rows) for key in ("scores", "cells", "classes"))
+    parts.append((scores, classes, of_level(i, cells), tf.fill(tf.shape(scores), float(levels.strides[i]))))
+  return tuple(tf.concat(values, axis=0) for values in zip(*parts))
+
+
+def _masks_of_all(
+  candidates: Candidates, levels: SoloLevels, of_level: Callable[[int, tf.Tensor], tf.Tensor]
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+  """As `_masks_of_real`, of all T: each level makes a mask for each, so that shapes are known beforehand."""
+  masks = None
+  for i, grid in enumerate(levels.grids):
+    cells = tf.minimum(candidates.cells, grid * grid - 1)  # of other levels there may be more
+    made = of_level(i, cells)
+    masks = made if masks is None else tf.where((candidates.levels == i)[:, None, None], made, masks)
+  least = tf.gather(tf.constant(levels.strides, tf.float32), candidates.levels)
+  return candidates.scores, candidates.classes, masks, least
+
+
+def _masks_of_level(
+  i: int,
+  cells: tf.Tensor,
+  features: Mapping[str, tf.Tensor],
+  masks_of: MasksOf,
+  levels: SoloLevels,
+  size: tuple[int, int],
+) -> tf.Tensor:
+  """Returns the masks float32[n, h, w] of cells int32[n] of one level, in pixels of half the finest stride."""
+  name = levels.names[i]
+  masks = masks_of(features, {name: cells[None]})[name][0]
+  return _enlarged(masks, levels.strides[i] // levels.strides[0])[:, : size[0], : size[1]]
+
+
+def _at_most(count: int, total: int | tf.Tensor) -> int | tf.Tensor:
+  return min(count, total) if isinstance(total, int) else tf.minimum(count, total)
 
 
 def _enlarged(masks: tf.Tensor, factor: int) -> tf.Tensor:
@@ -208,7 +250,7 @@ def _enlarged(masks: tf.Tensor, factor: int) -> tf.Tensor:
 
 def _boxes_round(masks: tf.Tensor, threshold: float) -> tf.Tensor:
   """Returns float32[n, 4], (ymin, xmin, ymax, xmax) in pixels of float32[n, H, W]: where the highest value of the rows, and of
-  the columns, interpolated between their middles, passes the threshold. Each mask has a value that reaches it.
+  the columns, interpolated between their middles, passes the threshold. Of no meaning where no value reaches it.
   """
   sides = [_ends(tf.reduce_max(masks, axis=axis), threshold) for axis in (2, 1)]
   return tf.stack([sides[0][0], sides[1][0], sides[0][1], sides[1][1]], axis=-1)

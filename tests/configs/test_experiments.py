@@ -256,7 +256,7 @@ def test_nuclei_of_both_kinds_have_the_same_data_backbone_and_steps():
     configs.parse([f"custom/{name}.gin"])
     made.append(configs.experiment())
   masks, solo = made
-  rates = {"learning_rate": 0.001, "warmup_learning_rate": 0.0001}  # Adam's
+  rates = {"learning_rate": 0.004, "warmup_learning_rate": 0.0004}  # Adam's
   assert solo.data == masks.data and solo.schedule == dataclasses.replace(masks.schedule, **rates)
   train = dataclasses.replace(masks.train, task="solo", clip_norm=35.0)
   assert dataclasses.replace(solo.train, optimizer=train.optimizer) == train

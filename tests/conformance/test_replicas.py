@@ -10,18 +10,21 @@ import numpy as np, tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
 import sys; sys.path.insert(0, {root!r})
-from tests.conformance.cases import ARCH, both_stages
+from tests.conformance.cases import ARCH, SOLO_LEVELS, both_stages, with_cells
 from spinenet_tf.models.mask_rcnn import build_mask_rcnn
 from spinenet_tf.models.retinanet import build_retinanet
+from spinenet_tf.models.solo import build_solo
 
-build, use = {{
-  "retinanet": (build_retinanet, lambda model, images: model(images, training=True)),
-  "mask_rcnn": (build_mask_rcnn, lambda model, images: both_stages(model, images, training=True)),
+anchored = {{"min_level": 3, "max_level": 4}}
+build, arguments, use = {{
+  "retinanet": (build_retinanet, anchored, lambda model, images: model(images, training=True)),
+  "mask_rcnn": (build_mask_rcnn, anchored, lambda model, images: both_stages(model, images, training=True)),
+  "solo": (build_solo, {{"solo_levels": SOLO_LEVELS}}, lambda model, images: with_cells(model, images, training=True)),
 }}[{task!r}]
 
 def outputs(strategy, images):
   with strategy.scope():
-    model = build(ARCH, 2, (32, 32), synchronized=True, min_level=3, max_level=4, head_convs=1, head_width=8)
+    model = build(ARCH, 2, (32, 32), synchronized=True, head_convs=1, head_width=8, **arguments)
     rng = np.random.default_rng(0)
     for v in model.variables:
       v.assign(rng.uniform(0.2, 1.0, v.shape).astype("f"))
@@ -41,7 +44,7 @@ print("equal", len(one[1]))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["retinanet", "mask_rcnn"])
+@pytest.mark.parametrize("task", ["retinanet", "mask_rcnn", "solo"])
 def test_two_replicas_equal_one_device(root, task):
   program = PROGRAM.format(root=str(root), task=task)
   result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

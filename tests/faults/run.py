@@ -30,7 +30,6 @@ from spinenet_tf.errors import UserError
 from spinenet_tf.training import loop, setup
 from spinenet_tf.training.schedules import Schedule
 from spinenet_tf.training.settings import DataSettings, Experiment, ModelSettings, RunSettings
-from spinenet_tf.training.tasks import retinanet
 
 INTERRUPTED, USER_ERROR, WORKER_LOST = 143, 2, 75
 BLOCKS = [{"level": 3, "block": "residual", "parents": [0]}, {"level": 4, "block": "residual", "parents": [0, 1]}]
@@ -79,7 +78,7 @@ class Harm:
     self._folder, self._counts = ready.run.path, {"checkpoint": 0, "evaluation": 0}
     self._folder.mkdir(parents=True, exist_ok=True)
     self._seen = (self._folder / f"seen-{ready.worker.index}.jsonl").open("a")
-    retinanet.TRAINED_ON = (*retinanet.TRAINED_ON, "source_id")
+    ready.task.trained_on = (*ready.task.trained_on, "source_id")
     gradients = ready.step.gradients
 
     def watched(batch, part):

@@ -1,7 +1,5 @@
 """The five losses of Mask R-CNN: hand-worked values, Model Garden's, replicas, nothing to learn from."""
 
-import contextlib
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -11,12 +9,7 @@ from spinenet_tf.losses.mask_rcnn import MaskRCNNLoss, MaskTargets, Predictions
 from spinenet_tf.ops.matching import Targets
 from spinenet_tf.ops.regions import Regions
 from spinenet_tf.ops.sampling import Sample
-
-# Two CPU devices for the test of replicas. Devices are fixed when TensorFlow starts, so this comes first.
-_CPU = tf.config.list_physical_devices("CPU")[0]
-if len(tf.config.get_logical_device_configuration(_CPU) or ()) < 2:
-  with contextlib.suppress(RuntimeError):
-    tf.config.set_logical_device_configuration(_CPU, [tf.config.LogicalDeviceConfiguration()] * 2)
+from tests.losses.replicas import image_of, sums_of_two
 
 LEVELS, K, A, S, N = {"3": 4, "4": 2}, 3, 2, 6, 4
 
@@ -139,36 +132,18 @@ def test_nothing_to_learn_from():
 
 @pytest.mark.parametrize("normalizer", ["global", "replica"])
 def test_two_replicas(normalizer):
-  if len(tf.config.list_logical_devices("CPU")) < 2:
-    pytest.skip("TensorFlow was started with one CPU device")
-  # Not by collectives: two strategies of one process would share their numbers.
-  strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], tf.distribute.ReductionToOneDevice())
   whole = example(batch=2, seed=1)
   labels = whole[1].regions.classes.numpy()
   labels[1] = [0, -1, -1, -1, -2, -2]  # replicas with different counts
   targets = whole[1]._replace(regions=whole[1].regions._replace(classes=tf.constant(labels)))
   loss = MaskRCNNLoss(normalizer=normalizer)
 
-  def part(i):
-    return tf.nest.map_structure(lambda v: v[i : i + 1], (whole[0], targets))
-
-  def pick(index):
-    values = [tf.nest.flatten(part(i))[index] for i in range(2)]
-    return strategy.experimental_distribute_values_from_function(lambda c: values[c.replica_id_in_sync_group])
-
-  flat = [pick(i) for i in range(len(tf.nest.flatten(whole)))]
-
-  @tf.function
-  def run(*flat):
-    return strategy.run(lambda *values: loss(*tf.nest.pack_sequence_as((whole[0], targets), values)), args=flat)
-
-  result = run(*flat)
+  result = sums_of_two(loss, (whole[0], targets))
   alone = loss(whole[0], targets)
-  halves = [loss(*part(i)) for i in range(2)]
+  halves = [loss(*image_of((whole[0], targets), i)) for i in range(2)]
   for name, value in result.items():
-    got = sum(float(v) for v in strategy.experimental_local_results(value))
     expected = float(alone[name]) if normalizer == "global" else sum(float(half[name]) for half in halves) / 2
-    np.testing.assert_allclose(got, expected, rtol=1e-5, err_msg=name)
+    np.testing.assert_allclose(value, expected, rtol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("wrong", [{"huber_delta": 0}, {"rpn_huber_delta": -1.0}, {"normalizer": "mean"}])

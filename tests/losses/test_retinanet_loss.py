@@ -1,7 +1,5 @@
 """Box loss and the RetinaNet loss: hand-worked values, normalisers over replicas."""
 
-import contextlib
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -12,12 +10,7 @@ from spinenet_tf.losses.focal import focal_loss_sum
 from spinenet_tf.losses.retinanet import RetinaNetLoss
 from spinenet_tf.ops.anchors import AnchorConfig, feature_size
 from spinenet_tf.ops.matching import assign
-
-# Two CPU devices for the tests of replicas. Devices are fixed when TensorFlow starts, so this comes first.
-_CPU = tf.config.list_physical_devices("CPU")[0]
-if len(tf.config.get_logical_device_configuration(_CPU) or ()) < 2:
-  with contextlib.suppress(RuntimeError):
-    tf.config.set_logical_device_configuration(_CPU, [tf.config.LogicalDeviceConfiguration()] * 2)
+from tests.losses.replicas import two_replicas
 
 SIZE, K, CONFIG = (64, 64), 3, AnchorConfig()
 
@@ -110,20 +103,14 @@ def run_on_replicas(loss, strategy, outputs, boxes, classes, weight):
   return strategy.experimental_local_results(totals), strategy.experimental_local_results(gradients)[0]
 
 
-@pytest.fixture(scope="module")
-def two_replicas():
-  if len(tf.config.list_logical_devices("CPU")) < 2:
-    pytest.skip("TensorFlow started with one CPU device before this file was read; run it by itself")
-  return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-
-
 @pytest.mark.parametrize("normalizer", ["global", "replica"])
-def test_two_replicas(two_replicas, normalizer):
+def test_two_replicas(normalizer):
   outputs, boxes, classes = example()
   loss = RetinaNetLoss(K, normalizer=normalizer)
-  with two_replicas.scope():
+  strategy = two_replicas()
+  with strategy.scope():
     weight = tf.Variable(1.5)
-  totals, gradient = run_on_replicas(loss, two_replicas, outputs, boxes, classes, weight)
+  totals, gradient = run_on_replicas(loss, strategy, outputs, boxes, classes, weight)
   alone = tf.distribute.get_strategy()
   if normalizer == "global":
     expected, slope = run_on_replicas(loss, alone, outputs, boxes, classes, tf.Variable(1.5))

@@ -9,6 +9,7 @@ import tensorflow as tf
 from spinenet_tf.errors import UserError
 from spinenet_tf.losses.solo import SoloLoss, dice_loss
 from spinenet_tf.ops.solo_targets import SoloMasks, SoloTargets
+from tests.losses.replicas import image_of, sums_of_two
 
 
 def _focal(logit, target, alpha=0.25, gamma=2.0):
@@ -66,6 +67,22 @@ def test_the_whole_loss_by_hand():
   other = SoloLoss(2, alpha=0.5, gamma=1.0, mask_weight=0.5, normalizer="replica")(*_example())
   np.testing.assert_allclose(other["cls"], sum(_focal(*term, 0.5, 1.0) for term in terms) / 3, rtol=1e-5)
   np.testing.assert_allclose(other["total"], other["cls"] + 0.5 * other["mask"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("normalizer", ["global", "replica"])
+def test_two_replicas(normalizer):
+  logits, masks, targets, wanted = _example()
+  targets = targets._replace(num_positives=tf.constant([3, 1]))  # replicas with different counts, as they have of masks
+  example = (logits, masks, targets, wanted)
+  loss = SoloLoss(2, normalizer=normalizer)
+  alone = loss(*example)
+  halves = [loss(*image_of(example, i)) for i in range(2)]
+  for name, value in sums_of_two(loss, example).items():
+    average = sum(float(half[name]) for half in halves) / 2
+    assert average != pytest.approx(float(alone[name]), rel=0.01)  # else the two rules could not be told apart
+    np.testing.assert_allclose(
+      value, float(alone[name]) if normalizer == "global" else average, rtol=1e-5, err_msg=name
+    )
 
 
 def test_nothing_to_learn_from():

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from spinenet_tf.errors import UserError
 from spinenet_tf.evaluation import masks as mask_lib
-from spinenet_tf.ops import solo_find
+from spinenet_tf.ops import portable, solo_find
 from spinenet_tf.ops.matrix_nms import matrix_nms
 from spinenet_tf.ops.solo_levels import SoloLevels
 
@@ -58,7 +58,13 @@ def _outputs(points):
   return {name: tf.constant(v.reshape(1, grids[name], grids[name], 3)) for name, v in logits.items()}
 
 
-def _detect(points, masks, **kwargs):
+@pytest.fixture(params=[False, True], ids=["plain", "compiled"])
+def compiled(request):
+  """Whether detections come from one XLA program, whose shapes are all known beforehand."""
+  return request.param
+
+
+def _detect(points, masks, compiled=False, **kwargs):
   """Detections where the mask of (level, cell) is `masks[level][cell]`, as many images as one."""
   tables = {
     "0": np.zeros([16, 8, 14], "f"),
@@ -73,9 +79,12 @@ def _detect(points, masks, **kwargs):
     return {name: tf.gather(tables[name], index) for name, index in cells.items()}
 
   graph = tf.function(
-    lambda logits, features: solo_find.detect(logits, features, masks_of, LEVELS, SIZE, **kwargs), autograph=False
+    lambda logits, features: solo_find.detect(logits, features, masks_of, LEVELS, SIZE, **kwargs),
+    autograph=False,
+    jit_compile=compiled,
   )
-  return {key: value[0].numpy() for key, value in graph(_outputs(points), features).items()}
+  with portable.portable(compiled):
+    return {key: value[0].numpy() for key, value in graph(_outputs(points), features).items()}
 
 
 def _box(shape, rows, columns, value=1.0):
@@ -84,14 +93,14 @@ def _box(shape, rows, columns, value=1.0):
   return mask
 
 
-def test_an_image_by_hand():
+def test_an_image_by_hand(compiled):
   first = _box((8, 14), (0, 4), (0, 6), 0.8)  # 24 pixels of 4 x 4
   near = _box((8, 14), (0, 4), (0, 5), 0.85)  # 20 of these
   small = _box((8, 14), (6, 8), (9, 12))  # 6 pixels: fewer than the stride of 8
   coarse = _box((4, 8), (2, 4), (4, 7), 0.6)  # 4 x 6 pixels of 4; what lies beyond row 8 and column 13 is cut off
   points = [(0, 0, 1, 0.9), (0, 10, 1, 0.8), (0, 15, 2, 0.95), (1, 3, 1, 0.7), (1, 0, 0, 0.09)]
   masks = {(0, 0): first, (0, 10): near, (0, 15): small, (1, 3): coarse}
-  found = _detect(points, masks, mask_threshold=0.3, max_detections=5)
+  found = _detect(points, masks, compiled, mask_threshold=0.3, max_detections=5)
   # 0.9 x 0.8 = 0.72 lowers 0.8 x 0.85 = 0.68, of IoU 20 / 24, below 0.7 x the mean of the resized mask.
   assert found["num_detections"] == 3
   large = tf.image.resize(coarse[..., None], [8, 16])[:, :13, 0].numpy()
@@ -110,7 +119,7 @@ def test_an_image_by_hand():
 
 
 @pytest.mark.parametrize("kernel", ["gaussian", "linear"])
-def test_many_masks_against_the_steps_one_by_one(kernel):
+def test_many_masks_against_the_steps_one_by_one(kernel, compiled):
   rng = np.random.default_rng(2)
   points, masks = [], {}
   for level, cells, shape in ((0, 16, (8, 14)), (1, 4, (4, 8))):
@@ -119,7 +128,8 @@ def test_many_masks_against_the_steps_one_by_one(kernel):
       ends = np.sort(rng.uniform(0, [[shape[0]], [shape[1]]], [2, 2]), axis=1)
       mask = _box(shape, *np.stack([np.floor(ends[:, 0]), np.ceil(ends[:, 1])], axis=1).astype(int))
       masks[level, cell] = mask * rng.uniform(0.2, 1, shape)
-  found = _detect(points, masks, suppression=kernel, suppression_sigma=1.0, max_detections=9, score_threshold=0.1)
+  arguments = {"suppression": kernel, "suppression_sigma": 1.0, "max_detections": 9, "score_threshold": 0.1}
+  found = _detect(points, masks, compiled, **arguments)
   rows = []
   candidates = solo_find.best_points(_outputs(points), LEVELS, 500, 0.1)
   for score, level, cell, label in zip(*(column[0].numpy() for column in candidates)):

@@ -11,7 +11,7 @@ from spinenet_tf.data.synthetic import prepare_synthetic
 from spinenet_tf.errors import UserError
 from spinenet_tf.layers.random_seed import step_seed
 from spinenet_tf.ops import solo_targets
-from spinenet_tf.training import loop
+from spinenet_tf.training import evaluation, loop
 from spinenet_tf.training import setup as setups
 from spinenet_tf.training.optimizers import adam
 from spinenet_tf.training.progress import Progress
@@ -212,3 +212,8 @@ def test_four_images_by_heart(tiny, tmp_path):
   assert sum(name.startswith("mask_A") for name in metrics) == 12
   lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
   assert all(set(COUNTS) <= set(line) for line in lines if line["kind"] == "train")
+
+  again = evaluation.evaluate(experiment, tmp_path / "run", output_dir=tmp_path / "out")
+  assert again.step == 160 and again.metrics == pytest.approx(metrics, abs=1e-6, nan_ok=True)
+  written = json.loads((tmp_path / "out" / "metrics.json").read_text())
+  assert written["mask_AP"] == pytest.approx(metrics["mask_AP"]) and "mask" in again.table.lower()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from typing import Any, ClassVar
+from typing import Any
 
 import tensorflow as tf
 
-from spinenet_tf.data.pipeline import detection_dataset
 from spinenet_tf.heads.sizes import MaskHeads
 from spinenet_tf.layers.random_seed import layer_seed
 from spinenet_tf.losses.mask_rcnn import MaskRCNNLoss, MaskTargets, Predictions
@@ -18,42 +16,18 @@ from spinenet_tf.ops.anchors import AnchorConfig
 from spinenet_tf.ops.regions import mask_targets, sample_regions
 from spinenet_tf.ops.sampling import Sample, sample
 from spinenet_tf.training import checks
-from spinenet_tf.training.evaluator import DetectionEvaluator
 from spinenet_tf.training.inputs import Inputs
-from spinenet_tf.training.settings import MaskRCNNSettings, ModelSettings, NetworkSettings
-from spinenet_tf.training.tasks.base import Task
+from spinenet_tf.training.settings import DetectionSettings, MaskRCNNSettings
+from spinenet_tf.training.tasks.detection import MASKS, DetectionTask, DetectorNetwork
 
-TRAINED_ON = ("image", "boxes", "classes", "masks", "has_mask")
 ANCHOR_SALT, REGION_SALT = 101, 102  # of the two random choices in a step
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskRCNNNetwork(NetworkSettings):
-  """The model of an experiment.
+class MaskRCNNNetwork(DetectorNetwork):
+  """The model of an experiment, `heads` are `mask_rcnn.*`."""
 
-  Attributes:
-    model: what it shares with other detectors.
-    heads: what it does not.
-  """
-
-  scope: ClassVar[str] = "model"
-  model: ModelSettings
   heads: MaskRCNNSettings
-
-  @property
-  def architecture(self) -> Any:
-    """`model.architecture`."""
-    return self.model.architecture
-
-  @property
-  def num_classes(self) -> int | None:
-    """`model.num_classes`."""
-    return self.model.num_classes
-
-  @property
-  def image_size(self) -> Any:
-    """`model.image_size`."""
-    return self.model.image_size
 
   def anchors(self) -> AnchorConfig:
     """Returns the anchors."""
@@ -142,58 +116,30 @@ class MaskRCNNObjective:
     return targets, sample(labels >= 0, negative, settings.rpn_samples, settings.rpn_positive_share, seed)
 
 
-class MaskRCNNTask(Task):
+class MaskRCNNTask(DetectionTask):
   """`train.task = 'mask_rcnn'`: `model.*`, `mask_rcnn.*`, `mask_rcnn_loss.*` and `detection.*` apply."""
 
   name = "mask_rcnn"
   uses = ("model", "mask_rcnn", "data", "schedule", "mask_rcnn_loss", "detection")
   key_metric = "mask_AP"
   headline = ("AP", "AP50", "mask_AP", "mask_AP50")
+  trained_on = MASKS
 
   @property
   def network(self) -> MaskRCNNNetwork:
     """`model.*` with `mask_rcnn.*`."""
     return MaskRCNNNetwork(self.experiment.model, self.experiment.mask_rcnn)
 
+  @property
+  def thresholds(self) -> DetectionSettings:
+    """`detection.*`."""
+    return self.experiment.detection
+
   def objective(self, num_classes: int) -> MaskRCNNObjective:
     """Returns the losses of both stages."""
     del num_classes
     loss = MaskRCNNLoss(**dataclasses.asdict(self.experiment.mask_rcnn_loss))
     return MaskRCNNObjective(loss, self.experiment.mask_rcnn)
-
-  def training_data(self, inputs: Inputs, **arguments: Any) -> tf.data.Dataset:
-    """Returns endless batches of images, boxes, classes and masks."""
-    settings = inputs.settings
-    dataset = detection_dataset(
-      inputs.train_pattern,
-      image_size=inputs.image_size,
-      training=True,
-      class_ids=inputs.class_ids,
-      scale_jitter=tuple(settings.scale_jitter),
-      flip=settings.flip,
-      max_boxes=settings.max_boxes,
-      masks=settings.mask_size,
-      **arguments,
-    )
-    return dataset.map(lambda batch: {key: batch[key] for key in TRAINED_ON})
-
-  def evaluation_data(self, inputs: Inputs, batch_size: int) -> tf.data.Dataset:
-    """Returns images with what belongs to them."""
-    return detection_dataset(
-      inputs.eval_pattern,
-      image_size=inputs.image_size,
-      batch_size=batch_size,
-      training=False,
-      class_ids=inputs.class_ids,
-      max_boxes=inputs.settings.max_boxes,
-    )
-
-  def evaluator(
-    self, strategy: tf.distribute.Strategy, model: MaskRCNN, inputs: Inputs, pictures: int = 0
-  ) -> DetectionEvaluator:
-    """Returns the evaluator with COCO's metric of boxes and of masks."""
-    data = functools.partial(self.evaluate_on, strategy, inputs)
-    return DetectionEvaluator(strategy, model, inputs, data, self.experiment.detection, pictures, masks=True)
 
   def check(self) -> None:
     """Raises UserError for an image size that the coarsest level does not divide."""
@@ -202,10 +148,6 @@ class MaskRCNNTask(Task):
   def notes(self, inputs: Inputs, model: MaskRCNN) -> list[str]:
     """Returns a note where many objects are small beside the anchors."""
     return checks.small_object_notes(inputs.train_pattern, inputs.image_size, model.anchors)
-
-  def post_processing(self) -> dict[str, Any]:
-    """Returns thresholds of the detections."""
-    return {"detection": self.experiment.detection.arguments()}
 
 
 @tf.custom_gradient

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from typing import Any
 
 import tensorflow as tf
 
-from spinenet_tf.data.pipeline import detection_dataset
 from spinenet_tf.losses.retinanet import RetinaNetLoss
 from spinenet_tf.models.retinanet import RetinaNet
 from spinenet_tf.ops import matching
 from spinenet_tf.training import checks
-from spinenet_tf.training.evaluator import DetectionEvaluator
 from spinenet_tf.training.inputs import Inputs
-from spinenet_tf.training.settings import ModelSettings
-from spinenet_tf.training.tasks.base import Task
-
-TRAINED_ON = ("image", "boxes", "classes")
+from spinenet_tf.training.settings import DetectionSettings, ModelSettings
+from spinenet_tf.training.tasks.detection import DetectionTask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +38,7 @@ class RetinaNetObjective:
     return self.loss(model(batch["image"], training=True), targets)
 
 
-class RetinaNetTask(Task):
+class RetinaNetTask(DetectionTask):
   """`train.task = 'retinanet'`: `model.*`, `loss.*` and `detection.*` apply."""
 
   name = "retinanet"
@@ -57,42 +51,14 @@ class RetinaNetTask(Task):
     """`model.*`."""
     return self.experiment.model
 
+  @property
+  def thresholds(self) -> DetectionSettings:
+    """`detection.*`."""
+    return self.experiment.detection
+
   def objective(self, num_classes: int) -> RetinaNetObjective:
     """Returns focal and box loss."""
     return RetinaNetObjective(RetinaNetLoss(num_classes, **dataclasses.asdict(self.experiment.loss)))
-
-  def training_data(self, inputs: Inputs, **arguments: Any) -> tf.data.Dataset:
-    """Returns endless batches of images, boxes and classes."""
-    settings = inputs.settings
-    dataset = detection_dataset(
-      inputs.train_pattern,
-      image_size=inputs.image_size,
-      training=True,
-      class_ids=inputs.class_ids,
-      scale_jitter=tuple(settings.scale_jitter),
-      flip=settings.flip,
-      max_boxes=settings.max_boxes,
-      **arguments,
-    )
-    return dataset.map(lambda batch: {key: batch[key] for key in TRAINED_ON})
-
-  def evaluation_data(self, inputs: Inputs, batch_size: int) -> tf.data.Dataset:
-    """Returns images with what belongs to them."""
-    return detection_dataset(
-      inputs.eval_pattern,
-      image_size=inputs.image_size,
-      batch_size=batch_size,
-      training=False,
-      class_ids=inputs.class_ids,
-      max_boxes=inputs.settings.max_boxes,
-    )
-
-  def evaluator(
-    self, strategy: tf.distribute.Strategy, model: RetinaNet, inputs: Inputs, pictures: int = 0
-  ) -> DetectionEvaluator:
-    """Returns the evaluator with COCO's metric."""
-    data = functools.partial(self.evaluate_on, strategy, inputs)
-    return DetectionEvaluator(strategy, model, inputs, data, self.experiment.detection, pictures)
 
   def check(self) -> None:
     """Raises UserError for an image size that the coarsest level does not divide."""
@@ -101,7 +67,3 @@ class RetinaNetTask(Task):
   def notes(self, inputs: Inputs, model: RetinaNet) -> list[str]:
     """Returns a note where many objects are small beside the anchors."""
     return checks.small_object_notes(inputs.train_pattern, inputs.image_size, model.anchors)
-
-  def post_processing(self) -> dict[str, Any]:
-    """Returns thresholds of the detections."""
-    return {"detection": self.experiment.detection.arguments()}

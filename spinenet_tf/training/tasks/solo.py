@@ -3,55 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from typing import Any, ClassVar
+from typing import Any
 
 import tensorflow as tf
 
-from spinenet_tf.data.pipeline import detection_dataset
 from spinenet_tf.errors import UserError
 from spinenet_tf.layers.random_seed import layer_seed
 from spinenet_tf.losses.solo import SoloLoss
 from spinenet_tf.models.solo import Solo, build_solo
 from spinenet_tf.ops import solo_targets
-from spinenet_tf.training.evaluator import DetectionEvaluator
-from spinenet_tf.training.inputs import Inputs
-from spinenet_tf.training.settings import ModelSettings, NetworkSettings
-from spinenet_tf.training.solo_settings import SoloSettings
-from spinenet_tf.training.tasks.base import Task
+from spinenet_tf.training.solo_settings import SoloDetectionSettings, SoloSettings
+from spinenet_tf.training.tasks.detection import MASKS, DetectionTask, DetectorNetwork
 
-TRAINED_ON = ("image", "boxes", "classes", "masks", "has_mask")
 CELL_SALT = 103  # of the random choice of cells in a step
 ANCHORED = ("anchor_size", "num_scales")  # of `ModelSettings`, without a meaning here
 
 
 @dataclasses.dataclass(frozen=True)
-class SoloNetwork(NetworkSettings):
-  """The model of an experiment.
+class SoloNetwork(DetectorNetwork):
+  """The model of an experiment, `heads` are `solo.*`."""
 
-  Attributes:
-    model: what it shares with other detectors.
-    heads: what it does not.
-  """
-
-  scope: ClassVar[str] = "model"
-  model: ModelSettings
   heads: SoloSettings
-
-  @property
-  def architecture(self) -> Any:
-    """`model.architecture`."""
-    return self.model.architecture
-
-  @property
-  def num_classes(self) -> int | None:
-    """`model.num_classes`."""
-    return self.model.num_classes
-
-  @property
-  def image_size(self) -> Any:
-    """`model.image_size`."""
-    return self.model.image_size
 
   def arguments(self, num_classes: int, replicas: int = 1) -> dict[str, Any]:
     """Returns the keyword arguments of `build_solo` but for the architecture, as plain values."""
@@ -116,57 +88,29 @@ class SoloObjective:
     return {**losses, **{name: tf.cast(tf.reduce_sum(count), tf.float32) for name, count in counted}}
 
 
-class SoloTask(Task):
+class SoloTask(DetectionTask):
   """`train.task = 'solo'`: `model.*`, `solo.*`, `solo_loss.*` and `solo_detection.*` apply."""
 
   name = "solo"
   uses = ("model", "solo", "data", "schedule", "solo_loss", "solo_detection")
   key_metric = "mask_AP"
   headline = ("mask_AP", "mask_AP50", "mask_AP75", "AP")
+  trained_on = MASKS
 
   @property
   def network(self) -> SoloNetwork:
     """`model.*` with `solo.*`."""
     return SoloNetwork(self.experiment.model, self.experiment.solo)
 
+  @property
+  def thresholds(self) -> SoloDetectionSettings:
+    """`solo_detection.*`."""
+    return self.experiment.solo_detection
+
   def objective(self, num_classes: int) -> SoloObjective:
     """Returns focal and dice loss."""
     loss = SoloLoss(num_classes, **dataclasses.asdict(self.experiment.solo_loss))
     return SoloObjective(loss, self.experiment.solo)
-
-  def training_data(self, inputs: Inputs, **arguments: Any) -> tf.data.Dataset:
-    """Returns endless batches of images, boxes, classes and masks."""
-    settings = inputs.settings
-    dataset = detection_dataset(
-      inputs.train_pattern,
-      image_size=inputs.image_size,
-      training=True,
-      class_ids=inputs.class_ids,
-      scale_jitter=tuple(settings.scale_jitter),
-      flip=settings.flip,
-      max_boxes=settings.max_boxes,
-      masks=settings.mask_size,
-      **arguments,
-    )
-    return dataset.map(lambda batch: {key: batch[key] for key in TRAINED_ON})
-
-  def evaluation_data(self, inputs: Inputs, batch_size: int) -> tf.data.Dataset:
-    """Returns images with what belongs to them."""
-    return detection_dataset(
-      inputs.eval_pattern,
-      image_size=inputs.image_size,
-      batch_size=batch_size,
-      training=False,
-      class_ids=inputs.class_ids,
-      max_boxes=inputs.settings.max_boxes,
-    )
-
-  def evaluator(
-    self, strategy: tf.distribute.Strategy, model: Solo, inputs: Inputs, pictures: int = 0
-  ) -> DetectionEvaluator:
-    """Returns the evaluator with COCO's metric of masks, and of the boxes around them."""
-    data = functools.partial(self.evaluate_on, strategy, inputs)
-    return DetectionEvaluator(strategy, model, inputs, data, self.experiment.solo_detection, pictures, masks=True)
 
   def check(self) -> None:
     """Raises UserError for an image size that the coarsest level does not divide, and for settings of anchors."""
@@ -185,7 +129,3 @@ class SoloTask(Task):
         f"model.image_size is {model.size}; height and width must be multiples of {stride}, the stride of the coarsest level "
         f"in solo.sources: set it to {below} or {above}"
       )
-
-  def post_processing(self) -> dict[str, Any]:
-    """Returns thresholds of the detections."""
-    return {"detection": self.experiment.solo_detection.arguments()}
