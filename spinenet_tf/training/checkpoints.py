@@ -218,15 +218,16 @@ def best_numbers(path: pathlib.Path) -> dict[str, float] | None:
 def stored(folder: str | os.PathLike) -> list[str]:
   """Returns the prefixes of a folder's checkpoints, the one to use first.
 
-  Those that the state file names come first, the newest before the others, then those that it does not name. Checkpoints whose
-  files are gone are left out; the state file may be missing or cut off.
+  First those that were completed after what the state file names; then those that it names, the newest before the others; then
+  those that it does not name. Checkpoints whose files are gone are left out; the state file may be missing or cut off.
   """
   state = leftovers.state_of(folder)
+  unnamed = leftovers.newer(folder, state)
   named = [os.path.join(folder, path) for path in reversed(state.all_model_checkpoint_paths)] if state else []
   others = leftovers.on_disk(folder)
   if state and state.model_checkpoint_path:
     named.insert(0, os.path.join(folder, state.model_checkpoint_path))
-  return [path for path in dict.fromkeys(named + others) if tf.io.gfile.exists(path + ".index")]
+  return [path for path in dict.fromkeys(unnamed + named + others) if tf.io.gfile.exists(path + ".index")]
 
 
 def find(path: str | os.PathLike, prefer_best: bool = True) -> str:

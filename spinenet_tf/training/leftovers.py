@@ -34,15 +34,41 @@ def state_of(folder: str | os.PathLike) -> Any:
     return None
 
 
+def newer(folder: str | os.PathLike, state: Any) -> list[str]:
+  """Returns the checkpoints that a killed process completed before it could name them, by falling step.
+
+  Args:
+    folder: of checkpoints.
+    state: as of `state_of`; those are newer than what it goes on from, and it does not list them. None where it says nothing.
+  """
+  if state is None or not state.model_checkpoint_path:
+    return []
+  listed = {step_of(path) for path in (*state.all_model_checkpoint_paths, state.model_checkpoint_path)}
+  last = step_of(state.model_checkpoint_path)
+  return [prefix for prefix in on_disk(folder) if step_of(prefix) > last and step_of(prefix) not in listed]
+
+
 def mend_state(folder: str | os.PathLike) -> None:
-  """Writes the state file of a folder anew where it is there and says nothing, as after a power cut."""
+  """Writes the state file of a folder anew where it says nothing, as after a power cut, or lacks the newest checkpoint."""
   file = os.path.join(folder, "checkpoint")
   if "://" in os.fspath(folder) or not os.path.exists(file):
     return
-  if state_of(folder) is None:
+  state = state_of(folder)
+  if state is None:
     os.remove(file)
-    if prefixes := on_disk(folder):
-      tf.compat.v1.train.update_checkpoint_state(os.fspath(folder), prefixes[0], prefixes[::-1])
+    _write_state(folder, on_disk(folder)[::-1])
+  elif unnamed := newer(folder, state):
+    _write_state(folder, [*state.all_model_checkpoint_paths, *unnamed[::-1]])
+
+
+def _write_state(folder: str | os.PathLike, paths: list[str]) -> None:
+  """Names checkpoints, the last of them as the one to go on from; none leaves the folder without a state file."""
+  folder = os.path.abspath(folder)
+  names = [name for path in paths if os.path.exists(os.path.join(folder, (name := os.path.basename(path)) + ".index"))]
+  if names:
+    # Without times a CheckpointManager would never remove them.
+    times = [os.path.getmtime(os.path.join(folder, name + ".index")) for name in names]
+    tf.compat.v1.train.update_checkpoint_state(folder, names[-1], names, all_model_checkpoint_timestamps=times)
 
 
 def to_disk(prefix: str) -> None:
@@ -66,8 +92,8 @@ def clean(folder: str | os.PathLike, step: int | None = None) -> None:
 
   Args:
     folder: of checkpoints.
-    step: that the run goes on from; newer checkpoints, which could not be read or which no list names, are set aside as
-      "unreadable-step-N...". None keeps them.
+    step: that the run goes on from; newer checkpoints, which could not be read or which the list passes over, are set aside
+      as "unreadable-step-N...". None keeps them.
   """
   if "://" in os.fspath(folder):
     return

@@ -92,14 +92,16 @@ def seen(run, worker=0):
 
 
 def latest(run):
-  """The step of the checkpoint that the state file names, 0 when there is none; its files must be there."""
-  state = run / "checkpoints/checkpoint"
-  if not state.is_file():
-    return 0
-  (step,) = re.findall(r'^model_checkpoint_path: "step-(\d+)"', state.read_text(), re.MULTILINE)
-  for name in ("index", "data-00000-of-00001"):
-    assert (run / f"checkpoints/step-{step}.{name}").is_file(), f"step-{step}.{name} is gone"
-  return int(step)
+  """The step that a run goes on from, 0 when there is none; the files of what its state file names must be there.
+
+  It is that of the newest complete checkpoint: a kill may come between its last file and the state file.
+  """
+  folder = run / "checkpoints"
+  if (folder / "checkpoint").is_file():
+    (step,) = re.findall(r'^model_checkpoint_path: "step-(\d+)"', (folder / "checkpoint").read_text(), re.MULTILINE)
+    for name in ("index", "data-00000-of-00001"):
+      assert (folder / f"step-{step}.{name}").is_file(), f"step-{step}.{name} is gone"
+  return max((int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.index")), default=0)
 
 
 def leftovers(run):

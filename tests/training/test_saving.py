@@ -154,9 +154,43 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(make, tmp_path):
       ["unreadable-step-2.index"] * bool(again.unreadable)
     )
     assert not (tmp_path / how / "best/step-3_temp").exists() and (tmp_path / how / "best/step-2.index").exists()
-    other_step.assign(2)
+    for number in (2, 3, 4):
+      other_step.assign(number)
+      again.save()
+    assert checkpoints.find(tmp_path / how, prefer_best=False).endswith("step-4"), how
+    assert {path.stem for path in folder.glob("step-*.index")} == {"step-3", "step-4"}, how
+
+
+def test_a_checkpoint_that_was_completed_and_not_named_is_used(make, tmp_path):
+  net, step, saved = make()
+  folder = tmp_path / "run/checkpoints"
+  for number in (1, 2):
+    step.assign(number)
+    net.trainable_variables[0].assign(tf.fill(net.trainable_variables[0].shape, float(number)))
+    saved.save()
+    if number == 1:
+      state = (folder / "checkpoint").read_bytes()
+  (folder / "checkpoint").write_bytes(state)  # killed right before the state file was replaced
+  assert checkpoints.find(tmp_path / "run", prefer_best=False).endswith("step-2")
+  other, other_step, again = make()
+  assert again.restore().endswith("step-2") and int(other_step) == 2 and not again.unreadable
+  assert (other.trainable_variables[0].numpy() == 2).all()
+  for number in (3, 4):
+    other_step.assign(number)
     again.save()
-    assert checkpoints.find(tmp_path / how, prefer_best=False).endswith("step-2"), how
+  assert {path.name.split(".")[0] for path in folder.iterdir()} == {"checkpoint", "step-3", "step-4"}
+
+
+def test_an_earlier_checkpoint_chosen_by_hand_is_used(make, tmp_path):
+  _, step, saved = make()
+  folder = tmp_path / "run/checkpoints"
+  for number in (1, 2):
+    step.assign(number)
+    saved.save()
+  tf.compat.v1.train.update_checkpoint_state(str(folder), "step-1", ["step-1", "step-2"])
+  _, other_step, again = make()
+  assert again.restore().endswith("step-1") and int(other_step) == 1
+  assert (folder / "unreadable-step-2.index").exists()
 
 
 def test_when_no_checkpoint_can_be_read_nothing_starts_afresh(make, tmp_path):
