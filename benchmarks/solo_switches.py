@@ -1,6 +1,6 @@
 """SOLO's switches on drawn shapes: mask AP with each turned, and its spread over seeds.
 
-  python -m benchmarks.solo_switches [--switches=centre,aligned,negatives] [--seeds=3] [--steps=200] [--images=8]
+  python -m benchmarks.solo_switches [--switches=centre,aligned,negatives] [--seeds=3] [--steps=400] [--images=8]
 
 A narrow network learns a few images of 64 pixels by heart, and mask AP is that on these images: what can be told on a CPU
 within minutes. Runs with the same seed have the same images, initial weights and order.
@@ -54,7 +54,14 @@ def train(switch: str, seed: int, steps: int, folder: pathlib.Path) -> dict[str,
     cache=True,
     mask_size=28,
   )
-  schedule = Schedule(learning_rate=0.002, learning_rate_batch=None, warmup=20, drops=("75%",), factors=(0.1,))
+  schedule = Schedule(
+    learning_rate=0.002,
+    learning_rate_batch=None,
+    warmup=20,
+    warmup_learning_rate=0.0002,
+    drops=("75%",),
+    factors=(0.1,),
+  )
   run = RunSettings(
     task="solo",
     duration=steps,
@@ -81,7 +88,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--switches", default="centre,aligned,negatives", help=f"of {', '.join(SWITCHES)}")
   parser.add_argument("--seeds", type=int, default=3)
-  parser.add_argument("--steps", type=int, default=200)
+  parser.add_argument("--steps", type=int, default=400)
   parser.add_argument("--images", type=int, default=8)
   args = parser.parse_args()
   switches = args.switches.split(",")
