@@ -265,7 +265,9 @@ def test_nuclei_of_both_kinds_have_the_same_data_backbone_and_steps():
     "head_convs": masks.model.head_convs,
     "anchor_size": masks.model.anchor_size,
     "max_level": masks.model.max_level,
+    "prior": masks.model.prior,  # Mask R-CNN has none
   }
+  assert solo.model.prior == 0.2 and solo.solo.decoupled
   assert dataclasses.replace(solo.model, **own) == masks.model
 
 
